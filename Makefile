@@ -1,0 +1,55 @@
+# Everything sets itself up: Python 3.11 or newer with pip and venv is all that is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("audit_middleware needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[example]' --group dev
+	@touch $(STAMP)
+
+demo: $(STAMP) ## run the example service, drive it, show its trail, verify it, tamper with it
+	@$(BIN)/python -m example_app.demo
+
+test: $(STAMP) ## run the tests (without the slow ones)
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(STAMP) ## run all tests, also over older FastAPI and Starlette
+	@$(BIN)/python -m pytest
+	@$(BIN)/nox
+
+check: $(STAMP) lint types contracts policies test ## what CI runs
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+contracts: $(STAMP)
+	@$(BIN)/lint-imports --no-logo
+
+policies: $(STAMP)
+	@$(BIN)/audit-middleware policy test policies/billing.yaml
+
+constraints: ## write constraints.txt from the newest releases
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install --quiet --upgrade pip
+	@.venv-lock/bin/pip install --quiet --editable '.[example]' --group dev
+	@.venv-lock/bin/pip freeze --exclude-editable > constraints.txt
+	@rm -rf .venv-lock
+
+clean: ## remove what make made
+	@rm -rf $(VENV) .nox var build dist
+
+.PHONY: help demo test test-all check lint types contracts policies constraints clean

@@ -1,0 +1,119 @@
+"""Every exception this package raises, as one tree.
+
+::
+
+    AuditError                    the root: catch this to catch all of ours
+    ├── ConfigError               a setting, policy or key is wrong: the service must not start
+    │   ├── PolicyError           the policy file: file, line, key, nearest valid name
+    │   ├── RouteError            routes and policy do not fit together (the inventory's findings)
+    │   └── KeyFileError          a signing key that is missing, malformed or readable by others
+    ├── DecisionError             a decision could not be computed: the request is denied, cause "error"
+    │   ├── ConditionError        a condition met a missing attribute or a wrong type
+    │   ├── ResolutionError       the router's choice could not be determined
+    │   ├── IdentityError         a credential was offered and does not verify
+    │   └── IdentityUnavailable   the identity provider could not be asked
+    ├── RouteMismatch             the router selected another endpoint than the one decided on
+    ├── RecordError               a record breaks the schema, the canonical form or the size limit
+    ├── FormatError               bytes that are not the format they should be
+    │   ├── NoteError             signed note, verifier key or signer key
+    │   └── ProofError            an inclusion or consistency proof that does not hold
+    └── StoreError                the log cannot be read or written
+        ├── LogNotFound           no log there; it is made by `init`, never by a typo
+        ├── LogExists             `init` on a log that exists
+        ├── LogDamaged            bytes below the head are not what was committed
+        ├── LogForked             two histories under one origin
+        ├── LogBusy               the lock or the queue did not free up in time
+        └── LogUnavailable        the writer is poisoned or the disk refuses: guarded actions get 503
+
+Messages say what is wrong, where, and what to do. None carries a secret or a request's content.
+"""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """Root of all exceptions of this package."""
+
+
+class ConfigError(AuditError):
+    """A setting, policy or key is wrong; the service must not start with it."""
+
+
+class PolicyError(ConfigError):
+    """The policy file is wrong. The message holds every finding, one a line: ``file:line: key: text``."""
+
+
+class RouteError(ConfigError):
+    """The application's routes and the policy do not fit together."""
+
+
+class KeyFileError(ConfigError):
+    """A key file is missing, malformed, or readable by others."""
+
+
+class DecisionError(AuditError):
+    """A decision could not be computed; it becomes a denial with cause ``error``."""
+
+
+class ConditionError(DecisionError):
+    """A condition met a missing attribute or a value of the wrong type."""
+
+
+class ResolutionError(DecisionError):
+    """Which route will run could not be determined."""
+
+
+class IdentityError(DecisionError):
+    """A credential was offered and does not verify: the caller is nobody (401)."""
+
+
+class IdentityUnavailable(DecisionError):
+    """The identity provider could not be asked: the request is refused (503)."""
+
+
+class RouteMismatch(AuditError):
+    """The router selected another endpoint than the one the decision was about."""
+
+
+class RecordError(AuditError):
+    """A record breaks the schema, the canonical form or the entry size limit."""
+
+
+class FormatError(AuditError):
+    """Bytes that are not the format they should be."""
+
+
+class NoteError(FormatError):
+    """A signed note, verifier key or signer key is malformed or does not verify."""
+
+
+class ProofError(FormatError):
+    """An inclusion or consistency proof is malformed or does not hold."""
+
+
+class StoreError(AuditError):
+    """The log cannot be read or written."""
+
+
+class LogNotFound(StoreError):
+    """There is no log at this place; logs are created by ``init`` only."""
+
+
+class LogExists(StoreError):
+    """``init`` was called on a place that already holds a log."""
+
+
+class LogDamaged(StoreError):
+    """Bytes below the head are not what was committed; writing stops."""
+
+
+class LogForked(StoreError):
+    """Two different histories exist under one origin; writing stops."""
+
+
+class LogBusy(StoreError):
+    """The log's lock or the writer's queue did not free up within the set time."""
+
+
+class LogUnavailable(StoreError):
+    """The log cannot take records now (poisoned writer, full disk); guarded actions are refused."""

@@ -1,0 +1,108 @@
+"""The seams: what a driver must promise to take part. Each says atomicity, durability, concurrency and retry.
+
+No driver inherits from these; structural typing is enough, and `tests/` runs one conformance suite over all drivers of
+a seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from .model import Found, Frame, Head, Refusal, Subject
+
+Scope = MutableMapping[str, Any]
+"""An ASGI connection scope (ASGI 3.0)."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Sealer = Callable[[Head, Sequence[bytes]], Head]
+"""Given the head a batch follows and the batch's entries, returns the head after it with its signed checkpoint.
+
+Pure but for the signature. A store calls it while it holds the log's lock, exactly once per attempt; what it returns
+may leave the process only after the store made the batch durable.
+"""
+
+Clock = Callable[[], int]
+"""Nanoseconds since the epoch, UTC; may jump. Order in the log never depends on it."""
+
+Identifier = Callable[[Scope], "Awaitable[Subject | None] | Subject | None"]
+"""Who is calling? ``None`` is nobody.
+
+Raises `IdentityError` for a credential that does not verify (401) and `IdentityUnavailable` when it could not be
+checked (503). Anything else it raises denies with cause ``error``. Called once per decision; must be safe to call from
+several event loops at once. It must not read the request's body.
+"""
+
+
+class LogStore(Protocol):
+    """A durable, append-only sequence of entries under one origin.
+
+    *Atomicity*: a batch is appended whole or not at all; after a crash the log ends with a whole batch.
+    *Durability*: when `append` returns, the batch and the checkpoint over it survive a power cut.
+    *Concurrency*: any number of processes and threads may append to one log; sequencing is a compare-and-swap on
+    the head under the store's lock, so indexes are dense and no two batches share one.
+    *Retry*: after `append` raised, the caller does not know whether the batch is there; it must re-open the store and
+    look its records up by ``action_id`` before it sends them again. Duplicates are harmless, losses are not.
+    """
+
+    @property
+    def origin(self) -> str:
+        """The log's name: a schema-less URL, fixed when the log was created."""
+        ...
+
+    def append(self, entries: Sequence[bytes], seal: Sealer) -> Head:
+        """Appends a batch and returns the head after it. ``entries[i]`` got index ``head.size - len(entries) + i``.
+
+        Raises `LogBusy`, `LogUnavailable`, `LogDamaged`; each entry must be 1 to 65,535 bytes of one JSON object.
+        """
+        ...
+
+    def head(self) -> Head:
+        """The newest committed head. Cheap: does not read entries."""
+        ...
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """The commits that overlap ``[start, stop)``, whole and in order; streams, memory does not grow."""
+        ...
+
+    def close(self) -> None:
+        """Releases descriptors. Never loses a batch whose `append` returned."""
+        ...
+
+
+class Signer(Protocol):
+    """Signs checkpoints (Ed25519, C2SP signed-note type 0x01). Safe to call from any thread. Not retried."""
+
+    @property
+    def name(self) -> str:
+        """The key's name; for a log key, the origin."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes of signature over exactly these bytes."""
+        ...
+
+
+class Gate(Protocol):
+    """What stands behind every guarded router: told what the router will do, it admits the request or refuses it.
+
+    Called on the event loop, once per router level, before the router's match loop runs. Admitting means that the
+    router may run exactly what was found; the guard holds it to that.
+    """
+
+    async def admit(self, scope: Scope, found: Found) -> Refusal | None:
+        """Decides over what this router found; ``None`` admits."""
+        ...
+
+    def selected(self, found: Found, endpoint: Any) -> bool:
+        """The router selected this endpoint: ``False`` when it is not the one found, and the guard must refuse."""
+        ...
