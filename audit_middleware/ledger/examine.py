@@ -1,0 +1,161 @@
+"""What can be said of one frame alone: the part of a verification that can be spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from ..errors import AuditError, FormatError, NoteError
+from . import tree
+from .checkpoint import Checkpoint, open_checkpoint
+from .counters import Facts, read_facts
+from .note import Verifier
+from .report import Cause, Finding
+
+CheckEntry = Callable[[bytes], object]
+"""Raises an `AuditError` for an entry that is no valid record."""
+
+
+class CommitLine(Protocol):
+    """What a commit says."""
+
+    @property
+    def first(self) -> int:
+        """Log index of its first entry."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of its entries."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Tree size after it."""
+        ...
+
+    @property
+    def peaks(self) -> Sequence[bytes]:
+        """Peaks of the tree of that size."""
+        ...
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The signed note."""
+        ...
+
+
+class RawFrame(Protocol):
+    """What stands at one place of a log, damaged or not, as a store gives it to a verifier."""
+
+    @property
+    def where(self) -> str:
+        """File and offset, table and row: for people."""
+        ...
+
+    @property
+    def entries(self) -> Sequence[bytes]:
+        """The entries found there."""
+        ...
+
+    @property
+    def commit(self) -> CommitLine | None:
+        """What the commit says, if it can be read."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """What the store finds wrong with it."""
+        ...
+
+    @property
+    def torn(self) -> bool:
+        """True for what a crash left at the very end: never acknowledged, not part of the log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A frame, and what can be said of it without knowing any other.
+
+    Attributes:
+        frame: The frame.
+        leaves: Its leaf hashes.
+        facts: What its records say of themselves; ``None`` for what is no JSON.
+        checkpoint: Its checkpoint, if that opens.
+        signature: Why it does not, otherwise.
+        malformed: Positions and words for entries that ``check_entry`` refuses.
+    """
+
+    frame: RawFrame
+    leaves: Sequence[bytes]
+    facts: Sequence[Facts | None]
+    checkpoint: Checkpoint | None
+    signature: Finding | None
+    malformed: Sequence[tuple[int, str]]
+
+
+def examine(
+    frame: RawFrame, origin: str, verifiers: Sequence[Verifier], check_entry: CheckEntry | None = None
+) -> Examined:
+    """Does checks 1, 2 and 5 on one frame, and prepares the others."""
+    if frame.torn:
+        return Examined(frame, (), (), None, None, ())
+    leaves = [tree.leaf_hash(entry) for entry in frame.entries]
+    checkpoint, signature = _open(frame, origin, verifiers)
+    malformed = list(_refused(frame.entries, check_entry)) if check_entry is not None else ()
+    return Examined(frame, leaves, _read_all(frame.entries), checkpoint, signature, malformed)
+
+
+def _open(
+    frame: RawFrame, origin: str, verifiers: Sequence[Verifier]
+) -> tuple[Checkpoint, None] | tuple[None, Finding | None]:
+    if frame.commit is None:
+        return None, None
+    try:
+        return open_checkpoint(frame.commit.checkpoint, origin, verifiers)[0], None
+    except (NoteError, FormatError) as error:
+        cause, check = _signature_cause(error, frame.commit.checkpoint, verifiers)
+        return None, Finding(check, cause, frame.commit.first, str(error), frame.where)
+
+
+def _refused(entries: Sequence[bytes], check_entry: CheckEntry) -> Iterator[tuple[int, str]]:
+    for position, entry in enumerate(entries):
+        try:
+            check_entry(entry)
+        except AuditError as error:
+            yield position, str(error)
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _read_all(entries: Sequence[bytes]) -> list[Facts | None]:
+    try:
+        return [read_facts(entry) for entry in entries]
+    except _UNREADABLE:
+        return [_read_one(entry) for entry in entries]
+
+
+def _read_one(entry: bytes) -> Facts | None:
+    try:
+        return read_facts(entry)
+    except msgspec.ValidationError:
+        return Facts()  # JSON, but no record of ours
+    except _UNREADABLE:
+        return None
+
+
+def _signature_cause(error: AuditError, note: bytes, verifiers: Sequence[Verifier]) -> tuple[Cause, int]:
+    """The cause that a checkpoint which does not open stands for, and the number of the check."""
+    if not isinstance(error, NoteError):
+        return "other log", 6  # the note opened, so a trusted key signed it, but it is no checkpoint of this log
+    lines = [line.split(b" ") for line in note.rpartition(b"\n\n")[2].splitlines()]
+    names = {line[1] for line in lines if len(line) == 3}
+    if not names:
+        return "unsigned", 5
+    known = any(verifier.name.encode() in names for verifier in verifiers)
+    return ("altered" if known and "does not hold" in str(error) else "wrong key"), 5

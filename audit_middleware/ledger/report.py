@@ -1,0 +1,132 @@
+"""What a verification found: the verdict, where and why, and what it cannot say."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Cause = Literal[
+    "altered",  # bytes are not what was signed
+    "missing",  # entries, a commit line or a record of a process are not there
+    "duplicated",  # entries stand in the log more often than was signed
+    "reordered",  # the right entries in another order
+    "truncated",  # the log ends before a checkpoint that was kept elsewhere
+    "unsigned",  # a commit without a signature, or entries without a commit
+    "wrong key",  # signed, but by no key that is trusted for this log
+    "forked",  # another history than that of a checkpoint that was kept elsewhere
+    "other log",  # signed by a trusted key, but for another origin
+    "malformed",  # signed as it stands, but no valid record
+    "index column differs",  # the search index says something else than the log
+    "torn",  # note: the beginning of a commit that a crash cut short; never acknowledged
+    "repeated",  # note: one record sent twice after an ambiguous failure
+]
+
+Level = Literal["error", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong (``error``) or worth knowing (``note``).
+
+    ``check`` is the number of the check in `verify`; ``index`` is the log index of the first entry concerned, ``None``
+    if no entry is.
+    """
+
+    check: int
+    cause: Cause
+    index: int | None
+    text: str
+    where: str = ""
+    level: Level = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a verification.
+
+    Attributes:
+        origin: The log.
+        holds: The verdict.
+        entries: How many entries were read and checked.
+        size: Size of the newest checkpoint that holds.
+        root: Its root.
+        index: Log index of the first bad entry, ``None`` if there is none.
+        cause: What is wrong there.
+        findings: Everything found, errors and notes, in the order of the log; at most as many as were asked for.
+        more: How many findings were left out.
+        claim: What the verdict proves, in words.
+        not_checked: What it says nothing about.
+    """
+
+    origin: str
+    holds: bool
+    entries: int
+    size: int
+    root: bytes
+    index: int | None
+    cause: Cause | None
+    findings: tuple[Finding, ...]
+    more: int
+    claim: str
+    not_checked: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` or ``does not hold``."""
+        return "holds" if self.holds else "does not hold"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as JSON types; the root as base64, like in a checkpoint."""
+        values = asdict(self)
+        values["verdict"] = self.verdict
+        values["root"] = b64encode(self.root).decode("ascii")
+        return values
+
+
+class Findings:
+    """Collects findings; keeps the first ``limit`` errors and as many notes, and counts the rest in ``more``.
+
+    ``errors`` counts all errors, kept or not: the verdict.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """``limit`` bounds memory: a log can be wrong in every entry."""
+        self._limit = limit
+        self._kept: dict[Level, list[Finding]] = {"error": [], "note": []}
+        self._first: Finding | None = None
+        self.errors = 0
+        self.more = 0
+
+    def add(self, finding: Finding) -> None:
+        """Takes a finding."""
+        if finding.level == "error":
+            self.errors += 1
+            if self._first is None or _is_before(finding, self._first):
+                self._first = finding
+        kept = self._kept[finding.level]
+        if len(kept) < self._limit:
+            kept.append(finding)
+        else:
+            self.more += 1
+
+    @property
+    def full(self) -> bool:
+        """True if no further error is kept: looking for its cause is not worth the time."""
+        return len(self._kept["error"]) >= self._limit
+
+    @property
+    def first(self) -> Finding | None:
+        """The error with the smallest index; an error without index only if no other has one."""
+        return self._first
+
+    def all(self) -> tuple[Finding, ...]:
+        """What was kept, by log index."""
+        both = self._kept["error"] + self._kept["note"]
+        return tuple(sorted(both, key=lambda finding: -1 if finding.index is None else finding.index))
+
+
+def _is_before(one: Finding, other: Finding) -> bool:
+    if one.index is None or other.index is None:
+        return one.index is not None
+    return one.index < other.index

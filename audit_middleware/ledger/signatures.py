@@ -1,0 +1,96 @@
+"""The signature algorithms behind the lines of a note, and which of their edge cases count as valid.
+
+======  ==========================================  ==========  ==============================
+type    algorithm                                   public key  body of the line
+======  ==========================================  ==========  ==============================
+0x01    Ed25519 over the note's text (RFC 8032)     32 bytes    signature, 64 bytes
+0x04    Ed25519 cosignature (`cosignature`)         32 bytes    time, 8 bytes; signature, 64
+0x06    ML-DSA-44 cosignature (`cosignature`)       1,312       time, 8 bytes; signature, 2,420
+======  ==========================================  ==========  ==============================
+
+Every other type of C2SP signed-note v1.0.0 (0x02 ECDSA, 0x05 RFC 6962 tree head, 0xff private) is not supported.
+
+Ed25519 is ambiguous at its edges. The rule here is that of RFC 8032's cofactorless equation as OpenSSL, Go and
+ed25519-dalek check it: S must be reduced, the encoding of R must equal the recomputed point (so non-canonical R and
+signatures that only hold after multiplying by the cofactor are refused); public keys of small order and non-canonical
+encodings of them are accepted. Whoever trusts a key of small order trusts nobody: trust files come from the verifier.
+The tests hold this to all cases of C2SP/CCTV ed25519.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ..errors import NoteError
+
+try:
+    from cryptography.hazmat.primitives.asymmetric import mldsa
+except ImportError:  # cryptography before 48
+    mldsa = None  # type: ignore[assignment]
+
+ED25519 = 0x01
+"""A plain Ed25519 signature over the note's text."""
+
+COSIGNATURE_ED25519 = 0x04
+"""A timestamped Ed25519 cosignature of a checkpoint."""
+
+COSIGNATURE_MLDSA44 = 0x06
+"""A timestamped ML-DSA-44 cosignature of a checkpoint."""
+
+KEY_SIZE = {ED25519: 32, COSIGNATURE_ED25519: 32, COSIGNATURE_MLDSA44: 1312}
+"""Bytes of the public key, by type."""
+
+SIGNATURE_SIZE = {ED25519: 64, COSIGNATURE_ED25519: 64, COSIGNATURE_MLDSA44: 2420}
+"""Bytes of the signature without its time, by type."""
+
+
+class Signer(Protocol):
+    """Whatever signs: a key in memory, a KMS. Which algorithm it is follows from the type it is used for."""
+
+    @property
+    def name(self) -> str:
+        """The key's name; for a log key, the origin."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature over exactly these bytes."""
+        ...
+
+
+def valid(kind: int, public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """True when the signature holds under the algorithm of this type; `NoteError` when it cannot be checked here."""
+    if len(signature) != SIGNATURE_SIZE[kind]:
+        return False
+    try:
+        if kind == COSIGNATURE_MLDSA44:
+            _mldsa44(public_key).verify(signature, message)
+        else:
+            _ed25519(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):  # ValueError: the key is not a point of the curve, so nothing holds under it
+        return False
+    return True
+
+
+# A verifier asks for the same few keys again and again: parsing one costs about as much as a hash of 10 kB.
+@lru_cache(maxsize=256)
+def _ed25519(public_key: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public_key)
+
+
+@lru_cache(maxsize=256)
+def _mldsa44(public_key: bytes) -> mldsa.MLDSA44PublicKey:
+    if mldsa is None:
+        raise NoteError("ML-DSA-44 cosignature: this cryptography has no ML-DSA; install cryptography>=48")
+    try:
+        return mldsa.MLDSA44PublicKey.from_public_bytes(public_key)
+    except UnsupportedAlgorithm as error:
+        raise NoteError("ML-DSA-44 cosignature: the OpenSSL behind cryptography has no ML-DSA") from error
