@@ -1,0 +1,220 @@
+"""One group commit as bytes: the frame of the journal.
+
+::
+
+    frame  = 1*(entry LF) commit LF
+    commit = '{"commit":{"checkpoint":' string ',"count":' n ',"first":' n ',"peaks":[' *string '],"size":' n '},'
+             '"sha256":"' 64 lowercase hex digits '"}'
+
+* entry: 1 to 65,535 bytes that start with ``{``, hold no LF, and do not start with ``{"commit":``. The store knows
+  nothing else about entries.
+* first: log index of the frame's first entry; count: number of its entries; size: first + count.
+* peaks: base64 of the Merkle peaks of the tree of that size, largest first; checkpoint: the signed note over it.
+* sha256: over every byte of the frame but its last 78, which are ``,"sha256":"``, the digits and ``"}`` LF. So each
+  byte of a frame is either hashed or fixed, and no byte can change without the frame being refused.
+* The commit line is its own canonical form (RFC 8785): it is encoded again and compared when it is read.
+
+A torn write leaves a beginning of a frame. Since only a commit line starts with ``{"commit":`` and it is written last,
+a file that ends with a whole commit line ends with a whole frame.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from ..errors import FormatError, RecordError
+from ..model import Frame, Head
+
+MAX_ENTRY = 65_535
+"""Most bytes of an entry (the length field of a tlog-tiles entry bundle has 16 bits)."""
+
+MAX_FRAME = 64 * 2**20
+"""Most bytes of a batch's entries; bounds what a reader must hold."""
+
+COMMIT = b'{"commit":'
+MARK = b"\n" + COMMIT
+TRAILER = 78
+"""Bytes at the end of a frame that its hash does not cover: ``,"sha256":"``, 64 digits, ``"}`` and a newline."""
+
+_UNWRITTEN = bytes(16)  # canonical JSON never holds a zero byte; a block that was never written holds many
+
+_TRAILER = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
+_COMMIT_LINE = re.compile(rb'^\{"commit":[^\n]*\n', re.MULTILINE)
+_FINISHED = re.compile(rb',"sha256":"[0-9a-f]{64}"\}')
+_NOT_TORN_AT_END = re.compile(rb'\n\{"commit":[^\n]*,"sha256":"[0-9a-f]{64}"\}\Z')
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit line says; not yet compared with anything."""
+
+    first: int
+    count: int
+    size: int
+    peaks: tuple[bytes, ...]
+    checkpoint: bytes
+
+    @property
+    def head(self) -> Head:
+        """The head after this commit."""
+        return Head(self.size, self.peaks, self.checkpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class RawFrame:
+    """What stands at one place of a log, damaged or not; for verifiers.
+
+    ``problem`` is ``None`` for a frame whose bytes are what was written. ``torn`` marks a beginning of a frame at the
+    very end of the log, as a crash leaves it: those entries were never acknowledged and are not part of the log.
+    """
+
+    where: str
+    entries: Sequence[bytes]
+    commit: Commit | None
+    problem: str | None = None
+    torn: bool = False
+
+
+def check_entry(entry: bytes) -> None:
+    """Raises `RecordError` unless a store takes these bytes as an entry."""
+    if not 0 < len(entry) <= MAX_ENTRY:
+        raise RecordError(f"entry has {len(entry)} bytes, not 1 to {MAX_ENTRY}")
+    if entry[0] != 0x7B:
+        raise RecordError("entry is not a JSON object: it does not start with {")
+    if b"\n" in entry:
+        raise RecordError("entry holds a newline: it must be one line of canonical JSON")
+    if entry.startswith(COMMIT):
+        raise RecordError('entry starts with {"commit": like a commit line')
+
+
+def check_batch(entries: Sequence[bytes]) -> None:
+    """Raises `RecordError` unless a store takes this batch; names the first entry it refuses."""
+    if not entries:
+        raise RecordError("a batch holds at least one entry")
+    for position, entry in enumerate(entries):
+        try:
+            check_entry(entry)
+        except RecordError as error:
+            raise RecordError(f"entry {position} of the batch: {error}") from None
+    if sum(map(len, entries)) > MAX_FRAME:
+        raise RecordError(f"the batch has more than {MAX_FRAME} bytes: split it")
+
+
+def check_sealed(before: Head, count: int, after: Head) -> None:
+    """Raises `RecordError` if a sealer's answer cannot be the head after ``count`` entries: nothing is written then."""
+    if after.size != before.size + count or len(after.peaks) != after.size.bit_count():
+        raise RecordError(f"the sealer answered size {after.size} after {before.size} + {count} entries")
+
+
+def encode_frame(first: int, entries: Sequence[bytes], head: Head) -> bytes:
+    """Returns the bytes of the frame that adds these entries, ready to be written in one piece."""
+    line = _encode_commit(Commit(first, len(entries), head.size, head.peaks, head.checkpoint))
+    hashed = b"\n".join((*entries, line[: -TRAILER + 1]))
+    return b'%b,"sha256":"%b"}\n' % (hashed, sha256(hashed).hexdigest().encode())
+
+
+def _encode_commit(commit: Commit) -> bytes:
+    """Returns the commit line without its newline, with a hash of zeros."""
+    values = {
+        "checkpoint": commit.checkpoint.decode(),
+        "count": commit.count,
+        "first": commit.first,
+        "peaks": [b64encode(peak).decode() for peak in commit.peaks],
+        "size": commit.size,
+    }
+    line = json.dumps({"commit": values, "sha256": "0" * 64}, ensure_ascii=False, separators=(",", ":"))
+    return line.encode()
+
+
+def parse_commit(line: bytes) -> Commit:
+    """Reads a commit line (with or without its newline). Its hash is not compared; `frame_problem` does that.
+
+    Raises `FormatError` for every spelling but the canonical one.
+    """
+    line = line.removesuffix(b"\n")
+    try:
+        values = json.loads(line)["commit"]
+        commit = Commit(
+            first=values["first"],
+            count=values["count"],
+            size=values["size"],
+            peaks=tuple(b64decode(peak, validate=True) for peak in values["peaks"]),
+            checkpoint=values["checkpoint"].encode(),
+        )
+        again = _encode_commit(commit)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FormatError(f"commit line: {type(error).__name__}") from error
+    if again[: -TRAILER + 1] != line[: -TRAILER + 1] or not _TRAILER.fullmatch(line[-TRAILER + 1 :] + b"\n"):
+        raise FormatError("commit line: not in canonical form")
+    if not all(isinstance(number, int) and number >= 0 for number in (commit.first, commit.count, commit.size)):
+        raise FormatError("commit line: first, count and size must be whole numbers")
+    if commit.count < 1 or commit.first + commit.count != commit.size:
+        raise FormatError("commit line: size is not first + count")
+    if len(commit.peaks) != commit.size.bit_count() or any(len(peak) != 32 for peak in commit.peaks):
+        raise FormatError("commit line: peaks do not fit the size")
+    return commit
+
+
+def hash_holds(data: bytes) -> bool:
+    """True when these bytes end with the trailer that belongs to them."""
+    trailer = _TRAILER.fullmatch(data[-TRAILER:])
+    return trailer is not None and sha256(memoryview(data)[:-TRAILER]).hexdigest().encode() == trailer[1]
+
+
+def read_raw(data: bytes, where: str) -> RawFrame:
+    """Reads the bytes of one frame (they end with a commit line) and says what is wrong with them, if anything."""
+    cut = data.rfind(MARK, 0, len(data) - 1)
+    entries, line = (data[:cut].split(b"\n"), data[cut + 1 :]) if cut >= 0 else ([], data)
+    try:
+        commit = parse_commit(line)
+    except FormatError as error:
+        return RawFrame(where, entries, None, str(error))
+    if not hash_holds(data):
+        return RawFrame(where, entries, commit, "the frame's bytes do not match its sha256")
+    if len(entries) != commit.count:
+        return RawFrame(where, entries, commit, f"{len(entries)} entries, but the commit line counts {commit.count}")
+    return RawFrame(where, entries, commit)
+
+
+def read_rest(data: bytes, where: str, last: bool) -> RawFrame:
+    """Reads bytes that no commit line follows; ``last``: at the end of the log, where a crash may leave such bytes."""
+    entries = [line for line in data.split(b"\n") if line]
+    torn = last and is_torn(data)
+    problem = f"{len(data)} bytes of an unfinished frame" if torn else "no commit line, yet not what a crash leaves"
+    return RawFrame(where, entries, None, problem, torn)
+
+
+def is_torn(data: bytes) -> bool:
+    """True when bytes at the end of a log, not ending in a valid frame, are what a crash during a write leaves.
+
+    That is a beginning of a frame, or a frame with blocks that never reached the disk and read as zeros. Anything that
+    was finished and is invalid now has been damaged later, may have been acknowledged, and must never be cut.
+    """
+    if _UNWRITTEN in data:
+        return True
+    if _COMMIT_LINE.search(data):
+        return False
+    if _NOT_TORN_AT_END.search(data):
+        return True  # all but the final newline was written
+    return not any(_was_finished(line) for line in data.split(b"\n"))
+
+
+def _was_finished(line: bytes) -> bool:
+    """True when a line holds the end of a commit line, although it does not start or end like one.
+
+    An entry could hold the trailer as part of its content, but not together with the other two: in a JSON string their
+    quotes would be escaped.
+    """
+    return _FINISHED.search(line) is not None and b'"peaks":[' in line and b'{"checkpoint":"' in line
+
+
+def to_frame(raw: RawFrame) -> Frame:
+    """Returns a frame without problems as the value that readers get; it must have a commit."""
+    if raw.commit is None:
+        raise FormatError(f"{raw.where}: no commit line")
+    return Frame(raw.commit.first, tuple(raw.entries), raw.commit.head, raw.where)

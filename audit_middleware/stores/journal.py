@@ -1,0 +1,306 @@
+"""The journal: a log as a directory of JSON Lines files, for any number of processes on one machine.
+
+Promises of `protocols.LogStore`, and how they are kept:
+
+* one group commit = one frame (`frames`) = one write + one fdatasync, under the log's lock (`lock`);
+* a signature leaves the process only after the fdatasync of its frame returned, so a reader that finds a frame it does
+  not know to be durable makes it so before it hands it out;
+* after a crash the next writer cuts off a torn write, keeps the bytes in ``.state/`` and reports it; anything else
+  that is wrong at the end stops writing (`segments.find_tail`);
+* after a failed write or fdatasync nothing is retried on that descriptor: the kernel may have marked the lost pages as
+  clean. The next append opens the file anew, drops what the page cache believes, and compares the tail with its hash.
+  A second failure in a row stops this store for good;
+* nothing is created by accident: `create` makes a log, `open` only finds one.
+
+A store knows no cryptography but SHA-256; `seal` brings the tree and the signature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import LogDamaged, LogUnavailable
+from ..model import Frame, Head
+from ..protocols import Sealer
+from . import filesystem
+from .appender import Appender
+from .frames import RawFrame, to_frame
+from .layout import JournalConfig, Layout, create_layout, read_config
+from .segments import list_segments, read_segment, segment_path
+from .tail import Repair, Tail, find_tail
+
+SEGMENT_BYTES = 64 * 2**20
+"""A segment that has reached this size is not appended to any more."""
+
+LOCK_TIMEOUT = 5.0
+"""Seconds that an append waits for other writers before it raises `LogBusy`."""
+
+_READ_ONLY = (errno.EROFS, errno.EINVAL)
+
+_log = logging.getLogger(__name__)
+_stores: weakref.WeakSet[JournalStore] = weakref.WeakSet()
+
+
+class JournalStore:
+    """A log in one directory. It may be opened before a fork: a child opens descriptors of its own.
+
+    Attributes:
+        layout: The paths of the log.
+        config: What was decided when the log was created.
+        warnings: What is doubtful about the log's file system.
+        repairs: The torn writes that this store cut off.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        config: JournalConfig,
+        appender: Appender | None,
+        *,
+        warnings: tuple[str, ...] = (),
+        repaired: Callable[[Repair], None] | None = None,
+    ) -> None:
+        """Use `create` or `open`. Without ``appender`` the store only reads."""
+        self.layout = layout
+        self.config = config
+        self.warnings = warnings
+        self.repairs: list[Repair] = []
+        self._appender = appender
+        self._repaired = repaired
+        self._seen = Tail()  # the newest end of the log that is known to be on disk; replaced, never changed
+        _stores.add(self)
+
+    @classmethod
+    def create(
+        cls, path: Path | str, origin: str, vkeys: Sequence[str], created: str, *, force: bool = False
+    ) -> JournalStore:
+        """Creates a log and opens it for writing.
+
+        Args:
+            path: A directory that does not exist or is empty.
+            origin: The log's name: a schema-less URL such as ``audit.example.com/billing``.
+            vkeys: The C2SP verifier keys of the log's signers.
+            created: When, RFC 3339.
+            force: Accept a network file system.
+
+        Raises:
+            LogExists: There is a log, or something else.
+            ConfigError: The origin is not one.
+            StoreError: The file system cannot hold a log.
+        """
+        layout = Layout(Path(path))
+        filesystem.check_filesystem(layout.root, force=force)
+        create_layout(layout, JournalConfig(origin, tuple(vkeys), created))
+        return cls.open(path, force=force)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        writable: bool = True,
+        force: bool = False,
+        lock_timeout: float | None = LOCK_TIMEOUT,
+        segment_bytes: int = SEGMENT_BYTES,
+        repaired: Callable[[Repair], None] | None = None,
+    ) -> JournalStore:
+        """Opens a log. For writing, the end of the log is checked and, after a crash, repaired first.
+
+        Args:
+            path: The log's directory.
+            writable: False never takes the lock and never changes a byte.
+            force: Accept a network file system.
+            lock_timeout: Seconds to wait for other writers; ``None``: no limit, which is fairer and quicker where the
+                caller limits the time itself, as `pipeline.append.Writer` does.
+            segment_bytes: Size at which a new segment is begun.
+            repaired: Called with what a repair cut off, now or at a later append, after the lock was freed.
+
+        Raises:
+            LogNotFound: No log there.
+            LogDamaged: The end of the log is neither whole nor torn, or the log is shorter than what was published.
+            LogForked: The published checkpoint is of another history.
+            LogBusy: The lock did not come free.
+            LogUnavailable: The disk refuses to be read or repaired.
+        """
+        layout = Layout(Path(path))
+        config = read_config(layout)
+        if not writable:
+            return cls(layout, config, None)
+        warnings = filesystem.check_filesystem(layout.root, force=force)
+        for warning in warnings:
+            _log.warning("%s", warning)
+        appender = Appender(layout, config.origin, lock_timeout=lock_timeout, segment_bytes=segment_bytes)
+        store = cls(layout, config, appender, warnings=warnings, repaired=repaired)
+        try:
+            with store._reporting(appender):
+                appender.recover()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def origin(self) -> str:
+        """The log's name."""
+        return self.config.origin
+
+    @property
+    def path(self) -> Path:
+        """The log's directory."""
+        return self.layout.root
+
+    def headroom(self) -> int:
+        """Returns how many bytes can still be written on the log's file system."""
+        return filesystem.headroom(self.layout.root)
+
+    def append(self, entries: Sequence[bytes], seal: Sealer) -> Head:
+        """Appends a batch; see `protocols.LogStore`.
+
+        Raises:
+            RecordError: An entry is not one; nothing was written.
+            LogBusy: The lock did not come free; nothing was written.
+            LogUnavailable: The disk refused; the batch may or may not be in the log after the next successful append.
+            LogDamaged: The end of the log is not what was committed; nothing was written.
+        """
+        if self._appender is None:
+            raise LogUnavailable(f"{self.path}: opened for reading")
+        with self._reporting(self._appender):
+            head = self._appender.append(entries, seal)
+        self._seen = self._appender.durable
+        return head
+
+    @contextlib.contextmanager
+    def _reporting(self, appender: Appender) -> Iterator[None]:
+        """Reports repairs after the lock is free, whether or not the work itself succeeded."""
+        try:
+            yield
+        finally:
+            while appender.repairs:
+                repair = appender.repairs.pop(0)
+                self.repairs.append(repair)
+                _log.warning("%s: cut %d torn bytes at offset %d", repair.segment, repair.size, repair.offset)
+                if self._repaired is not None:
+                    self._repaired(repair)
+
+    def head(self) -> Head:
+        """Returns the newest committed head. Two stat calls if nothing was appended since the last look.
+
+        Raises:
+            LogDamaged: The end of the log is not what commits and crashes leave.
+            LogUnavailable: A file cannot be read, or the newest commit cannot be made durable.
+        """
+        with self._reading():
+            return self._look().head
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Yields the commits that overlap ``[start, stop)``, up to the head when iteration begins.
+
+        Raises:
+            LogDamaged: Names file and byte offset of the first frame that is not what was committed.
+            LogUnavailable: A file cannot be read.
+        """
+        size = self.head().size
+        stop = size if stop is None else min(stop, size)
+        position, damaged = start, ""
+        for raw in self.raw_frames(start) if start < stop else ():
+            commit = raw.commit
+            if commit is not None and commit.size <= start:
+                continue  # whatever is wrong with it, it is not what was asked for
+            if commit is None and position == start:
+                damaged = damaged or f"{raw.where}: {raw.problem}"  # the next commit tells whether this one matters
+                continue
+            if raw.problem is not None or commit is None:
+                raise LogDamaged(f"{raw.where}: {raw.problem}")
+            if commit.first > position or (position > start and commit.first != position):
+                raise LogDamaged(damaged or f"{raw.where}: entry {commit.first} where {position} should follow")
+            yield to_frame(raw)
+            position = commit.size
+            if position >= stop:
+                return
+        if start < stop:
+            raise LogDamaged(damaged or f"{self.path}: entries {position} to {stop - 1} are missing")
+
+    def raw_frames(self, start: int = 0) -> Iterator[RawFrame]:
+        """Yields what stands in the segments, damaged or not, from shortly before entry ``start`` on; for verifiers.
+
+        Never raises for damage. The last one is marked ``torn`` if a write is under way or was cut short by a crash.
+
+        Raises:
+            LogUnavailable: A file cannot be read.
+        """
+        with self._reading():
+            yield from self._raw_frames(start)
+
+    def _raw_frames(self, start: int) -> Iterator[RawFrame]:
+        journal = self.layout.journal
+        names = list_segments(journal)
+        begin = max(0, bisect_right(names, start) - 1)
+        following: list[int | None] = [*names[1:], None]
+        for first, beyond in zip(names[begin:], following[begin:], strict=True):
+            yield from read_segment(journal, first, start=start, beyond=beyond, last=beyond is None)
+
+    def close(self) -> None:
+        """Releases descriptors. Reading stays possible; appending does not."""
+        if self._appender is not None:
+            self._appender.close()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LogUnavailable(f"{self.path}: reading failed: {error.strerror}") from error
+
+    def _look(self) -> Tail:
+        """Returns the newest end of the log, after making sure that it is on disk.
+
+        A frame can be read before its writer's fdatasync returned. Whoever shows its checkpoint to anyone must not be
+        surprised by a power cut that takes it back, so the reader syncs what it was the first to see.
+        """
+        seen = self._seen
+        if seen.head.size and not self._has_grown(seen):
+            return seen
+        tail = find_tail(self.layout.journal, verify=False)
+        if tail.head.size != seen.head.size:
+            self._make_durable(tail)
+        self._seen = Tail(tail.segment, tail.end, tail.head)
+        return self._seen
+
+    def _has_grown(self, seen: Tail) -> bool:
+        journal = self.layout.journal
+        try:
+            if segment_path(journal, seen.segment).stat().st_size != seen.end:
+                return True
+        except FileNotFoundError:
+            return True
+        return seen.head.size != seen.segment and segment_path(journal, seen.head.size).exists()
+
+    def _make_durable(self, tail: Tail) -> None:
+        if not tail.end:
+            return  # the frame is in the segment before, which was synced before this one was begun
+        descriptor = os.open(segment_path(self.layout.journal, tail.segment), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:  # on a read-only medium nothing is waiting to be written
+                raise LogUnavailable(
+                    f"{self.path}: the newest entries cannot be made durable: {error.strerror}"
+                ) from error
+        finally:
+            os.close(descriptor)
+
+
+def _forget_parents_descriptors() -> None:
+    for store in list(_stores):
+        if store._appender is not None:
+            store._appender.after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_parents_descriptors)
