@@ -1,0 +1,244 @@
+"""The policy language: its words, and the frozen values that a file is read into.
+
+The schema is whole: a file written for it stays valid. What this version does not carry out yet is refused when a file
+uses it (`ENFORCED`), because a policy that promises what nobody enforces is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from ..model import Level, Mode, Severity
+from .conditions import Condition, to_json
+from .patterns import Pattern
+from .routes import RouteEntry
+
+__all__ = [
+    "ENFORCED",
+    "FEATURES",
+    "ActionSpec",
+    "Channel",
+    "Guarantee",
+    "Limit",
+    "LogFailure",
+    "PolicySpec",
+    "Rate",
+    "Redaction",
+    "Requirements",
+    "RuleSpec",
+]
+
+VERSION = 1
+
+FEATURES = (
+    "require",
+    "limit",
+    "guarantee: before",
+    "guarantee: sealed",
+    "on_log_failure: degrade",
+    "notify",
+    "channels",
+    "personal",
+)
+"""Parts of the language that a version may know without carrying them out."""
+
+ENFORCED: frozenset[str] = frozenset()
+"""Those of `FEATURES` that this version carries out; a policy that uses another does not load."""
+
+Guarantee = Literal["after", "sealed", "before"]
+LogFailure = Literal["deny", "degrade"]
+Per = Literal["subject", "tenant", "address", "action"]
+
+DEFAULTS: tuple[Literal["deny", "allow"], ...] = ("deny", "allow")
+MODES: tuple[Mode, ...] = ("enforce", "monitor")
+SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
+LEVELS: tuple[Level, ...] = ("none", "metadata", "request", "response")
+GUARANTEES: tuple[Guarantee, ...] = ("after", "sealed", "before")
+LOG_FAILURES: tuple[LogFailure, ...] = ("deny", "degrade")
+PERS: tuple[Per, ...] = ("subject", "tenant", "address", "action")
+
+POLICY_KEYS = ("version", "name", "mode", "default", "roles", "actions", "routes", "channels", "redact", "personal")
+ACTION_KEYS = (
+    *(
+        "event",
+        "severity",
+        "record",
+        "mode",
+        "allow",
+        "deny",
+        "require",
+        "limit",
+        "guarantee",
+        "on_log_failure",
+        "notify",
+    ),
+)
+RULE_KEYS = ("name", "roles", "when")
+REQUIRE_KEYS = ("mfa", "acr", "auth_age", "reason", "confirm")
+LIMIT_KEYS = ("rate", "concurrent", "per", "on_limit_error")
+CHANNEL_TYPES = ("webhook", "slack", "pagerduty", "email", "apprise")
+REDACT_PATTERNS = ("card-number", "email", "iban", "jwt", "us-ssn")
+
+ANYONE = "anyone"
+AUTHENTICATED = "authenticated"
+BUILT_IN_ROLES = (ANYONE, AUTHENTICATED)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ACTION_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
+EVENT_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
+RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """An allow or deny rule. No roles means every caller that ``when`` admits."""
+
+    name: str
+    roles: tuple[str, ...] = ()
+    when: Condition | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as the language writes it in full."""
+        body: dict[str, Any] = {"name": self.name}
+        if self.roles:
+            body["roles"] = list(self.roles)
+        if self.when is not None:
+            body["when"] = to_json(self.when)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a caller who may act still has to bring; ``auth_age`` is in seconds, ``reason`` a pattern or presence."""
+
+    mfa: bool = False
+    acr: tuple[str, ...] = ()
+    auth_age: int | None = None
+    reason: Pattern | bool = False
+    confirm: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The requirements as the language writes them in full."""
+        reason = {"matches": self.reason.text} if isinstance(self.reason, Pattern) else self.reason
+        age = f"{self.auth_age}s" if self.auth_age is not None else None
+        body = {"mfa": self.mfa, "acr": list(self.acr), "auth_age": age, "reason": reason, "confirm": self.confirm}
+        return {key: value for key, value in body.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most ``count`` requests in any window of ``seconds``."""
+
+    count: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How often, and how many at once, counted per subject, tenant, address or action."""
+
+    rate: Rate | None = None
+    concurrent: int | None = None
+    per: Per = "subject"
+    on_limit_error: Literal["deny", "allow"] = "deny"
+
+    def to_json(self) -> dict[str, Any]:
+        """The limit as the language writes it in full."""
+        body: dict[str, Any] = {"per": self.per, "on_limit_error": self.on_limit_error}
+        if self.rate is not None:
+            unit = next(unit for unit, seconds in UNITS.items() if seconds == self.rate.seconds)
+            body["rate"] = f"{self.rate.count}/{unit}"
+        if self.concurrent is not None:
+            body["concurrent"] = self.concurrent
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """One action as the file says it, with every default filled in.
+
+    ``stated`` holds which of ``event`` and ``severity`` the file gives itself: those win over the mark in the code. It
+    is no part of what is digested, because it changes no decision.
+    """
+
+    name: str
+    event: str
+    severity: Severity = "low"
+    record: Level = "metadata"
+    mode: Mode = "enforce"
+    allow: tuple[RuleSpec, ...] = ()
+    deny: tuple[RuleSpec, ...] = ()
+    require: Requirements | None = None
+    limit: Limit | None = None
+    guarantee: Guarantee = "after"
+    on_log_failure: LogFailure = "deny"
+    notify: tuple[str, ...] = ()
+    stated: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as the language writes it in full."""
+        body: dict[str, Any] = {
+            "event": self.event,
+            "severity": self.severity,
+            "record": self.record,
+            "mode": self.mode,
+        }
+        body |= {"guarantee": self.guarantee, "on_log_failure": self.on_log_failure}
+        body |= {"allow": [rule.to_json() for rule in self.allow], "deny": [rule.to_json() for rule in self.deny]}
+        if self.require is not None:
+            body["require"] = self.require.to_json()
+        if self.limit is not None:
+            body["limit"] = self.limit.to_json()
+        if self.notify:
+            body["notify"] = list(self.notify)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """What never reaches a record: ``keys`` are names or dotted globs; ``patterns`` are known names or ``re:<RE2>``."""
+
+    keys: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Where notifications go. Option values may hold ``${NAME}``, which only the notifier replaces."""
+
+    type: str
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A whole file. ``roles`` maps each role to those it directly inherits."""
+
+    name: str
+    mode: Mode = "enforce"
+    default: Literal["deny", "allow"] = "deny"
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    actions: Mapping[str, ActionSpec] = field(default_factory=lambda: MappingProxyType({}))
+    routes: tuple[RouteEntry, ...] = ()
+    channels: Mapping[str, Channel] = field(default_factory=lambda: MappingProxyType({}))
+    redact: Redaction = Redaction()
+    personal: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The policy as the language writes it in full: a JSON object that loads as the same policy."""
+        body: dict[str, Any] = {"version": VERSION, "name": self.name, "mode": self.mode, "default": self.default}
+        body["roles"] = {role: {"inherits": list(inherits)} for role, inherits in self.roles.items()}
+        body["actions"] = {name: action.to_json() for name, action in self.actions.items()}
+        body["routes"] = [entry.to_json() for entry in self.routes]
+        body["redact"] = {"keys": list(self.redact.keys), "patterns": list(self.redact.patterns)}
+        if self.channels:
+            body["channels"] = {name: {"type": c.type, **c.options} for name, c in self.channels.items()}
+        if self.personal:
+            body["personal"] = list(self.personal)
+        return body

@@ -1,0 +1,103 @@
+"""``docs/policy.md``: every example loads, and every word of the language is in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+
+from audit_middleware.errors import PolicyError
+from audit_middleware.policy import Policy, loads, schema, suite
+from audit_middleware.policy.operators import OPERATORS
+from audit_middleware.policy.patterns import MAX_PROGRAM
+from audit_middleware.policy.suite_file import CASE_KEYS, EXPECT_KEYS, FILE_KEYS, SUBJECT_KEYS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+FENCES = re.findall(r"^```(\w+) ?(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+ROLES = "roles: {viewer: {}, clerk: {inherits: [viewer]}, admin: {inherits: [clerk]}}"
+
+
+def blocks(kind: str) -> list[str]:
+    return [body for language, word, body in FENCES if (language, word) == ("yaml", kind)]
+
+
+def whole(actions: str, routes: str = "") -> str:
+    return f"version: 1\nname: docs\n{ROLES}\nactions:\n{indent(actions, '  ')}{routes}"
+
+
+def predicate(request: Mapping[str, Any]) -> bool:
+    return True
+
+
+def load(text: str) -> Policy:
+    return loads(text, "docs/policy.md", predicates={"on_call": predicate})
+
+
+def test_every_yaml_block_says_what_it_is() -> None:
+    kinds = [word for language, word, _ in FENCES if language == "yaml"]
+    assert set(kinds) == {"policy", "actions", "routes", "tests", "later"}
+    assert len(kinds) == PAGE.count("```yaml") >= 8
+
+
+@pytest.mark.parametrize("text", blocks("policy"))
+def test_policies_load(text: str) -> None:
+    assert load(text).version == 1
+
+
+@pytest.mark.parametrize("text", blocks("actions"))
+def test_actions_load(text: str) -> None:
+    (action,) = load(whole(text)).actions.values()
+    assert action.allow
+
+
+@pytest.mark.parametrize("text", blocks("routes"))
+def test_routes_load(text: str) -> None:
+    actions = "".join(f"{name}: {{}}\n" for name in ("static.read", "legacy.call", "feed.open"))
+    assert len(load(whole(actions, f"routes:\n{indent(text, '  ')}")).routes) == 6
+
+
+def test_the_tests_pass_against_the_first_policy(tmp_path: Path) -> None:
+    path = tmp_path / "billing.yaml"
+    path.write_text(blocks("policy")[0])
+    (tests,) = blocks("tests")
+    (tmp_path / "billing_test.yaml").write_text(tests)
+    result = suite.run(path)
+    assert (result.exit_code, result.passed, result.skipped) == (suite.EXIT_OK, 2, 1), result.tree()
+
+
+def test_what_comes_later_is_refused_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks("later")
+    with pytest.raises(PolicyError) as caught:
+        load(text)
+    found = str(caught.value).splitlines()
+    assert all(line.endswith("not supported by this version") for line in found)
+    assert len(found) == len(set(schema.FEATURES) - schema.ENFORCED)
+    monkeypatch.setattr(schema, "ENFORCED", frozenset(schema.FEATURES))
+    assert load(text).channels
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(schema.POLICY_KEYS, schema.ACTION_KEYS, schema.RULE_KEYS, schema.REQUIRE_KEYS, schema.LIMIT_KEYS),
+        *(schema.SEVERITIES, schema.LEVELS, schema.MODES, schema.DEFAULTS, schema.GUARANTEES, schema.LOG_FAILURES),
+        *(schema.BUILT_IN_ROLES, schema.REDACT_PATTERNS, schema.CHANNEL_TYPES, schema.PERS, tuple(schema.UNITS)),
+        *(("all", "any", "not", "predicate"), ("match", "action", "resource", "exempt", "until")),
+        *(FILE_KEYS, CASE_KEYS, EXPECT_KEYS, SUBJECT_KEYS, tuple(OPERATORS)),
+    ],
+)
+def test_every_word_of_the_language_is_documented(words: tuple[str, ...]) -> None:
+    prose = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+    said = {word for code in re.findall(r"`([^`]+)`", prose) for word in re.findall(r"[\w.-]+", code)}
+    assert set(words) <= {*said, *(word.lstrip(".") for word in said)}
+
+
+def test_exit_codes_and_bounds_are_documented() -> None:
+    for name in suite.__all__:
+        if name.startswith("EXIT_"):
+            assert f"\n| {getattr(suite, name)} | " in PAGE
+    assert f"at most {MAX_PROGRAM:,} instructions" in PAGE
