@@ -1,0 +1,27 @@
+"""Who calls, from which address, and as part of what: the caller's identity and the request's correlation.
+
+An identifier is any callable ``(scope) -> Subject | None``, sync or async (`protocols.Identifier`). Built in:
+`from_scope` for Starlette's ``AuthenticationMiddleware``, `JWTIdentifier` for signed tokens, `first_of` for several.
+"""
+
+from __future__ import annotations
+
+from .chain import first_of
+from .claims import resolve_roles
+from .correlation import CorrelationFilter, correlate, correlate_client, join_span, outgoing_headers
+from .jwt import JWTIdentifier
+from .proxies import ClientAddress
+from .starlette_user import from_scope
+
+__all__ = [
+    "ClientAddress",
+    "CorrelationFilter",
+    "JWTIdentifier",
+    "correlate",
+    "correlate_client",
+    "first_of",
+    "from_scope",
+    "join_span",
+    "outgoing_headers",
+    "resolve_roles",
+]
