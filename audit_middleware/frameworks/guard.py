@@ -1,0 +1,235 @@
+"""The guard in front of every router's match loop, and the scope that holds the router to what was found.
+
+Installing wraps the attribute ``middleware_stack`` of a router at its innermost point, which runs for every request to
+that router, included routers' routes too. Routers behind mounts and hosts get their own guard, at start and again when
+they are first reached, so routes and mounts added later are guarded as well.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import isfunction, ismethod
+from typing import Any
+
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.responses import JSONResponse
+from starlette.routing import Host, Mount, Router
+
+from ..errors import ConfigError
+from ..model import Found, Refusal
+from ..protocols import ASGIApp, Gate, Receive, Scope, Send
+from . import fastapi
+from .starlette import PREFIX, find, inner_router
+
+GATE = "audit_middleware.gate"
+"""Scope key: the request's gate, set by the audit middleware."""
+
+_DENIAL_RESPONSE = "websocket.http.response"
+_OUTSIDE = Refusal(503, "This route is guarded, and the request did not pass the audit middleware.")
+
+
+def install(router: Router) -> None:
+    """Guards a router and every router reachable from it through mounts and hosts. Idempotent.
+
+    Raises:
+        ConfigError: a router hides its match loop behind middleware or a call of its own, so nothing can stand in
+            front of it.
+    """
+    if guarded(router):
+        return
+    if type(router).__call__ is not Router.__call__:
+        raise ConfigError(
+            f"{type(router).__name__} has a __call__ of its own, which may go around a guard; its routes cannot be "
+            "guarded. Put what it does into middleware."
+        )
+    guard = RouterGuard(router)
+    if router.middleware_stack == router.app:
+        router.middleware_stack = guard
+    else:
+        _install_innermost(router, guard)
+    for inner in _inner_routers(router):
+        install(inner)
+
+
+def guarded(router: Router) -> bool:
+    """Does a guard stand in front of this router's match loop?"""
+    layer: Any = router.middleware_stack
+    while layer is not None and layer != router.app:
+        if isinstance(layer, RouterGuard):
+            return layer.router is router
+        layer = getattr(layer, "app", None)
+    return False
+
+
+def _install_innermost(router: Router, guard: RouterGuard) -> None:
+    # A router's own middleware may rewrite the path; the guard must stand behind it.
+    layer: Any = router.middleware_stack
+    while layer is not None:
+        following = getattr(layer, "app", None)
+        if following == router.app:
+            layer.app = guard
+            return
+        layer = following
+    raise ConfigError(
+        f"{type(router).__name__} has middleware without an `app` attribute "
+        f"({type(router.middleware_stack).__name__}); its routes cannot be guarded. "
+        "Add that middleware to the application instead."
+    )
+
+
+def _inner_routers(router: Router) -> list[Router]:
+    apps: list[Any] = [router.default]
+    for route in router.routes:
+        views = (view for view, _ in fastapi.included_views(route)) if fastapi.is_included(route) else (route,)
+        apps += [getattr(view, "_base_app", view.app) for view in views if isinstance(view, (Mount, Host))]
+    return [inner for inner in map(inner_router, apps) if inner is not None]
+
+
+class RouterGuard:
+    """Asks the gate before the router runs, then lets the router run exactly what was found."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.inner: ASGIApp = router.app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.inner(scope, receive, send)
+            return
+        gate: Gate | None = scope.get(GATE)
+        if gate is None:
+            await refuse(scope, receive, send, _OUTSIDE)
+            return
+        found = find(self.router, scope)
+        refusal = await gate.admit(scope, found)
+        if refusal is not None:
+            await refuse(scope, receive, send, refusal)
+            return
+        held = hold(scope, found, gate)
+        if found.kind != "descend":
+            await self.inner(held, receive, send)
+            return
+        install(found.inner)  # idempotent; mounted after start: guarded from its first request on
+        above = held.get(PREFIX)
+        held.lead(found.template)
+        try:
+            await self.inner(held, receive, send)
+        finally:
+            held.lead(above)  # who asks a router again afterwards is no longer below the mount
+
+
+class HeldScope(dict[str, Any]):
+    """A scope that compares the endpoint a router selects with the one that was found.
+
+    Writes go through to the scope below, so that outer middleware sees ``route``, ``endpoint`` and ``path_params`` as
+    it would without us.
+    """
+
+    __slots__ = ("below", "found", "gate")
+
+    def __init__(self, scope: Scope, found: Found, gate: Gate) -> None:
+        super().__init__(scope)
+        self.below = scope
+        self.gate = gate
+        self.found: Found | None = found
+
+    def _check(self, endpoint: Any) -> None:
+        found = self.found
+        if found is None:
+            return
+        if not self.gate.selected(found, endpoint):
+            if self["type"] == "websocket":
+                raise WebSocketException(1008, "Forbidden")
+            raise HTTPException(403, "Forbidden")
+        if found.kind == "opaque" or _is_application(endpoint):
+            self.found = None  # what a foreign application selects inside is its own affair
+
+    def lead(self, prefix: str | None) -> None:
+        """Sets the prefix of the routers below; not written through, as it means nothing outside."""
+        if prefix is None:
+            super().pop(PREFIX, None)
+        else:
+            super().__setitem__(PREFIX, prefix)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "endpoint":
+            self._check(value)
+        super().__setitem__(key, value)
+        self.below[key] = value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        new = dict(*args, **kwargs)
+        if "endpoint" in new:
+            self._check(new["endpoint"])
+        super().update(new)
+        self.below.update(new)
+
+    def __ior__(self, other: Any) -> HeldScope:  # type: ignore[override, misc]  # dict's `|` keeps returning a plain dict
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self.below.pop(key, None)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self.below.pop(key, None)
+        return super().pop(key, *default)
+
+
+def _is_application(endpoint: Any) -> bool:
+    """Is the endpoint of a route not a function, so that Starlette runs it as an ASGI application?"""
+    while isinstance(endpoint, partial):
+        endpoint = endpoint.func
+    return not (isfunction(endpoint) or ismethod(endpoint))
+
+
+def arm(scope: Scope, gate: Gate) -> HeldScope:
+    """A scope for which nothing was found yet: a router that selects an endpoint went around its guard."""
+    return HeldScope(scope, Found("not_found"), gate)
+
+
+def hold(scope: Scope, found: Found, gate: Gate) -> HeldScope:
+    """Arms a scope for what was found at this router."""
+    held = scope if isinstance(scope, HeldScope) else HeldScope(scope, found, gate)
+    held.found = found
+    return held
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+    """Refuses through the application's own error handling where there is one, before any body is read.
+
+    HTTP: ``HTTPException`` (text detail), so the app's handlers and CORS headers apply. WebSocket, before accept: a
+    denial response where the server offers it (ASGI extension ``websocket.http.response``), else close 1008.
+    """
+    if "app" not in scope:
+        await refuse_directly(scope, receive, send, refusal)
+    elif scope["type"] == "http":
+        raise HTTPException(refusal.status, refusal.detail, dict(refusal.headers) or None)
+    elif _DENIAL_RESPONSE in scope.get("extensions", {}):
+        await _send_response(send, refusal, "websocket.http.response")
+    else:
+        raise WebSocketException(1008, refusal.detail)
+
+
+async def refuse_directly(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+    """Refuses where no application handles exceptions above us."""
+    if scope["type"] == "http":
+        await _send_response(send, refusal, "http.response")
+        return
+    await receive()  # websocket.connect
+    if _DENIAL_RESPONSE in scope.get("extensions", {}):
+        await _send_response(send, refusal, "websocket.http.response")
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": refusal.detail})
+
+
+async def _send_response(send: Send, refusal: Refusal, kind: str) -> None:
+    response = JSONResponse({"detail": refusal.detail}, refusal.status, dict(refusal.headers))
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": response.raw_headers})
+    await send({"type": f"{kind}.body", "body": response.body})

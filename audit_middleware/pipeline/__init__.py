@@ -1,0 +1,5 @@
+"""The steps of one request, in order: resolve, identify, decide, observe, record, append.
+
+Each is a module; none imports another. They share the values of `model`, the request's `facts`, and meet in
+`audit_middleware.middleware` only. `inventory` is the first three steps asked for every route at start.
+"""

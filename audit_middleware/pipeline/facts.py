@@ -1,0 +1,104 @@
+"""What becomes known about one request while it runs; the record is made of it afterwards.
+
+Facts are gathered on the event loop as cheaply as possible (references, integers) and turned into a record later, in
+the writer's thread. Nothing here may be mutated once the request is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..context import Notes
+from ..model import NOBODY, Action, Cause, Decision, Found, Level, Resource, Severity, Subject
+from ..policy.evaluate import CompiledAction
+
+NOT_DECIDED = Decision("not_applicable", "no_route")
+UNFINISHED = Decision("deny", "error", detail="the decision was not completed")
+
+Problem = Literal["credential_refused", "identity_unavailable", "identity_error"]
+"""What can be wrong with a caller's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The action of a route, or the reason why no rule is asked (``cause``)."""
+
+    action: Action | None = None
+    rule: CompiledAction | None = None
+    cause: Cause | None = None
+    detail: str | None = None
+
+
+@dataclass(slots=True)
+class Capture:
+    """A bounded copy of a body on its way: at most ``limit`` bytes are kept, all are counted and hashed."""
+
+    limit: int
+    content_type: str | None = None
+    kept: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    digest: Any = None
+    complete: bool = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Takes one chunk; never raises, never blocks."""
+        self.size += len(chunk)
+        self.digest.update(chunk)
+        room = self.limit - len(self.kept)
+        if room > 0:
+            self.kept += chunk[:room]
+
+
+@dataclass(slots=True)
+class Facts:
+    """One request. Times are nanoseconds; ``arrived_ns`` is wall clock, the other two are monotonic."""
+
+    notes: Notes
+    protocol: str
+    method: str
+    scope: Any
+    arrived_ns: int
+    started_ns: int
+    ended_ns: int = 0
+
+    initiator_ip: str | None = None
+    forwarded: Mapping[str, Any] | None = None
+
+    found: Found | None = None
+    action: Action | None = None
+    event: str | None = None
+    severity: Severity = "info"
+    level: Level = "metadata"
+    resource: Resource = field(default_factory=Resource)
+    subject: Subject = NOBODY
+    decision: Decision = NOT_DECIDED
+    verified: bool = True  # False between an admission and the router selecting what was admitted
+
+    status: int | None = None
+    started: bool = False  # the response has begun
+    finished: bool = False  # the record has been handed over
+    aborted: bool = False
+    error: str | None = None
+    request_size: int = 0
+    response_size: int = 0
+    request_body: Capture | None = None
+    response_body: Capture | None = None
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """``success``, ``failure`` (4xx), ``denied`` (by the policy), ``error`` (5xx, exception) or ``aborted``."""
+        if self.decision.refused:
+            return "denied"
+        if self.aborted:
+            return "aborted"
+        if self.error is not None or self.status is None or self.status >= 500:
+            return "error"
+        return "failure" if self.status >= 400 else "success"
+
+    def flag(self, name: str) -> None:
+        """Notes an anomaly once."""
+        if name not in self.flags:
+            self.flags.append(name)

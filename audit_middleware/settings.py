@@ -1,0 +1,100 @@
+"""Settings: keyword arguments of the middleware, else ``AUDIT_*`` environment variables, else defaults.
+
+A name that does not exist, in either place, stops the start and names the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from .errors import ConfigError
+
+PREFIX = "AUDIT_"
+_FOREIGN = ("AUDIT_TEST_",)  # read by the test suite, not by a service
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Sizes are bytes, times milliseconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    policy: Path = Field(description="The policy file (YAML).")
+    log: str = Field(description="The log: the path of a journal made by `audit-middleware init`.")
+    service: str = Field(min_length=1, max_length=128, description="The service's name in every record.")
+    service_version: str | None = Field(None, max_length=128, description="The service's version in every record.")
+    environment: str | None = Field(None, max_length=128, description="For instance production or staging.")
+    key: Path | None = Field(None, description="The log's signing key; default: the log's path with `.key` added.")
+    signing_key: SecretStr | None = Field(None, description="The signing key itself, instead of a file.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Networks (CIDR) whose forwarding headers are believed, counted from the right."
+    )
+    trusted_proxy_depth: int = Field(0, ge=0, le=16, description="Instead of networks: how many proxies are in front.")
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for", description="Which header the trusted proxies write."
+    )
+    subject_properties: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Properties of a subject that may stand in a record."
+    )
+    challenge: str = Field(
+        "Bearer", pattern=r"\A[\x21-\x7e][\x20-\x7e]*\z", description="The `WWW-Authenticate` value of a 401."
+    )
+    max_body: int = Field(16_384, ge=0, le=32_768, description="Bytes of a body kept where the policy records it.")
+    linger: int = Field(20, ge=0, le=50, description="How long a finished request's record may wait for company.")
+    queue: int = Field(4_096, ge=64, le=1_000_000, description="Records that may wait for the log.")
+    patience: int = Field(1_000, ge=0, le=60_000, description="How long a request waits for a full queue.")
+    inventory: Literal["enforce", "warn"] = Field(
+        "enforce", description="Whether routes and policy that do not fit stop the start."
+    )
+
+    @field_validator("trusted_proxies", "subject_properties", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def key_path(self) -> Path:
+        """Where the signing key is."""
+        return self.key or Path(self.log.rstrip("/") + ".key")
+
+
+def load_settings(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
+    """Checks names and values.
+
+    Raises:
+        ConfigError: with one line per finding: where, what is wrong, what was probably meant.
+    """
+    known = sorted(Settings.model_fields)
+    findings = [_unknown(name, name, known) for name in options if name not in known]
+    for variable in sorted(os.environ if environment is None else environment):
+        upper = variable.upper()
+        if upper.startswith(PREFIX) and not upper.startswith(_FOREIGN):
+            name = upper.removeprefix(PREFIX).lower()
+            if name not in known:
+                findings.append(_unknown(variable, name, known))
+    if findings:
+        raise ConfigError("\n".join(findings))
+    try:
+        return Settings(**options)
+    except ValidationError as problem:
+        raise ConfigError("\n".join(_finding(error) for error in problem.errors())) from None
+
+
+def _unknown(shown: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    prefix = PREFIX if shown.upper().startswith(PREFIX) else ""
+    hint = f"did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown setting {shown}: {hint}"
+
+
+def _finding(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"setting {name} is missing: pass {name}=... or set {PREFIX}{name.upper()}"
+    return f"setting {name}: {error['msg']}"  # never the value: a signing key must not be printed
