@@ -1,0 +1,241 @@
+"""A log and its signing keys: creation, rotation, overlap, retirement, and the check that a retired key signs no more.
+
+Where a key stands, and what each place means:
+
+* the **key file** holds one ``PRIVATE+KEY`` line for each *active* key; a writer signs every checkpoint with all of
+  them. Running services read it at their start;
+* ``config.json`` lists the verifier keys of all keys that ever were active, so that old checkpoints open for ever. It
+  only grows;
+* the **log** itself says when: ``audit.key_rotated`` (``old_vkey``, ``new_vkey``, ``size``) in a commit that both keys
+  sign, ``audit.key_retired`` (``vkey``, ``size``). ``size`` is what the log held when the command looked; a retirement
+  takes effect with its own record: a checkpoint that covers the record and carries the retired key's line is late.
+
+A thief of a retired key can still sign. Whoever trusts the old verifier key alone believes that; `KeyWatch` reports it
+in the log, and verifiers drop the old key from their trust files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..errors import ConfigError, KeyFileError
+from ..ledger.note import format_signer_key, format_vkey, parse_signer_key, parse_vkey
+from ..model import Json
+from ..pipeline.append import make_sealer
+from ..pipeline.arrive import fresh_action_id
+from ..pipeline.record import Recorder, Service
+from ..pipeline.statement import Statement
+from ..privacy.redact import Redactor
+from ..protocols import Clock
+from ..signing import SEED_SIZE, Ed25519Signer, read_key_file, replace_key_file, write_key_file
+from ..stores.filesystem import sync_directory, write_side_file
+from ..stores.journal import JournalStore
+from ..stores.layout import Layout, read_config
+from ..stores.lock import ProcessLock
+from ..version import __version__
+from .keywatch import RETIRED, ROTATED, KeyWatch
+
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What a change left: the verifier keys that sign from the next start on, and the log's size after its record."""
+
+    active: tuple[str, ...]
+    size: int | None
+
+
+def signers_of(text: str) -> tuple[Ed25519Signer, ...]:
+    """Returns the signers of a key file's or variable's text: one ``PRIVATE+KEY`` a line, all of one origin.
+
+    Raises:
+        KeyFileError: There is none, one is there twice, or they are of different origins.
+        NoteError: A line is no signer key. Nothing of it is repeated.
+    """
+    parsed = [parse_signer_key(line) for line in text.split()]
+    if not parsed:
+        raise KeyFileError("signer key: there is none")
+    if len({name for name, _ in parsed}) > 1:
+        raise KeyFileError(f"signer keys of different logs: {', '.join(sorted({name for name, _ in parsed}))}")
+    if len(set(parsed)) < len(parsed):
+        raise KeyFileError(f"signer key of {parsed[0][0]}: the same key is there twice")
+    return tuple(Ed25519Signer(name, seed) for name, seed in parsed)
+
+
+def vkey_of(signer: Ed25519Signer) -> str:
+    """Returns a signer's verifier key."""
+    return format_vkey(signer.name, signer.public_key)
+
+
+def new_key(origin: str, path: Path) -> str:
+    """Makes a key in a new file, 0600, and returns its verifier key. Raises `KeyFileError`, `NoteError`."""
+    text = format_signer_key(origin, secrets.token_bytes(SEED_SIZE))
+    write_key_file(path, text)
+    return vkey_of(signers_of(text)[0])
+
+
+def rotate(log: Path, key_file: Path, new_file: Path, *, clock: Clock = time.time_ns) -> KeyChange:
+    """Makes the key in ``new_file`` one that signs this log, beside those that do.
+
+    1. ``config.json`` gets its verifier key. *If we die here*: verifiers know a key that never signed.
+    2. The record, signed by the old keys and the new one. *If we die here*: the old keys sign on alone.
+    3. The key file gets its line. From their next start on, services sign with all keys.
+
+    After a crash the same command completes the work; the record may then be there twice, which is harmless.
+
+    Raises:
+        ConfigError: The new key is of another log, active already, or was retired.
+        KeyFileError, NoteError, StoreError: The keys or the log cannot be read or written.
+    """
+    with _changing(log):
+        store = JournalStore.open(log)
+        with contextlib.closing(store):
+            text = read_key_file(key_file)
+            active = _active(text, store.origin, key_file)
+            added = read_key_file(new_file)
+            new, *more = _active(added, store.origin, new_file)
+            if more:
+                raise ConfigError(f"{new_file}: holds {len(more) + 1} keys; rotate to one at a time")
+            _check_fresh(store, active, vkey_of(new))
+            _list_vkey(store.layout, vkey_of(new))
+            extra = {"old_vkey": vkey_of(active[0]), "new_vkey": vkey_of(new), "size": store.head().size}
+            size = _record(store, [*active, new], ROTATED, extra, clock)
+            replace_key_file(key_file, "\n".join([*text.split(), added]))
+            return KeyChange(tuple(vkey_of(one) for one in (*active, new)), size)
+
+
+def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock: Clock = time.time_ns) -> KeyChange:
+    """Ends the use of a key, named by its verifier key or its key ID (8 hex digits).
+
+    1. The key file loses its line. *If we die here*: as after ``prepare``.
+    2. The record, signed by the keys that remain; not with ``prepare``, which leaves time to restart every service
+       first. What the old key signs from that record on is reported.
+
+    Raises:
+        ConfigError: No such key, or no other key would be left.
+        KeyFileError, NoteError, StoreError: The keys or the log cannot be read or written.
+    """
+    with _changing(log):
+        store = JournalStore.open(log)
+        with contextlib.closing(store):
+            vkey = _named(store.config.vkeys, old)
+            text = read_key_file(key_file)
+            active = _active(text, store.origin, key_file)
+            remaining = [one for one in active if vkey_of(one) != vkey]
+            if not remaining:
+                raise ConfigError(f"{key_file}: holds no other key; rotate first: audit-middleware keys rotate {log}")
+            if len(remaining) < len(active):
+                lines = zip(text.split(), active, strict=True)
+                replace_key_file(key_file, "\n".join(line for line, one in lines if one in remaining))
+            size = None
+            if not prepare:
+                extra: dict[str, Json] = {"vkey": vkey, "size": store.head().size}
+                size = _record(store, remaining, RETIRED, extra, clock)
+            return KeyChange(tuple(map(vkey_of, remaining)), size)
+
+
+def key_history(log: Path) -> KeyWatch:
+    """Reads the whole log and returns what it says of its keys, and what contradicts it."""
+    store = JournalStore.open(log, writable=False)
+    watch = KeyWatch()
+    for _ in watch.over(store.raw_frames()):
+        pass
+    return watch
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _changing(log: Path) -> Iterator[None]:
+    """One change at a time: two would each write back what they read. Not the writers' lock: services go on."""
+    layout = Layout(log)
+    read_config(layout)  # raises unless there is a log
+    lock = ProcessLock(layout.state / "keys.lock")
+    try:
+        with lock.held(_PATIENCE):
+            yield
+    finally:
+        lock.forget()
+
+
+def _active(text: str, origin: str, where: Path) -> tuple[Ed25519Signer, ...]:
+    signers = signers_of(text)
+    if signers[0].name != origin:
+        raise ConfigError(f"{where}: is for {signers[0].name!r}, but the log is {origin!r}")
+    return signers
+
+
+def _check_fresh(store: JournalStore, active: Sequence[Ed25519Signer], vkey: str) -> None:
+    if vkey in map(vkey_of, active):
+        raise ConfigError(f"{vkey}: signs this log already")
+    # Listed but not active: a rotation that was cut short, or a key that was retired. The log knows which.
+    if vkey in store.config.vkeys and vkey in key_history(store.path).retired:
+        raise ConfigError(f"{vkey}: was retired; make a new key: audit-middleware keys new")
+
+
+def _named(vkeys: Iterable[str], wanted: str) -> str:
+    found = [vkey for vkey in vkeys if wanted in (vkey, parse_vkey(vkey).key_id.hex())]
+    if len(found) != 1:
+        raise ConfigError(f"{wanted}: is no key of this log; see: audit-middleware keys list")
+    return found[0]
+
+
+def _list_vkey(layout: Layout, vkey: str) -> None:
+    """Adds a verifier key to ``config.json``.
+
+    If we die here: the old file or the new one, and perhaps a temporary one that nothing reads.
+    """
+    values = json.loads(layout.config.read_bytes())
+    if vkey in values["vkeys"]:
+        return
+    values["vkeys"].append(vkey)
+    temporary = layout.state / "config.new"
+    temporary.unlink(missing_ok=True)
+    write_side_file(temporary, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    os.replace(temporary, layout.config)
+    sync_directory(layout.root)
+
+
+def _record(
+    store: JournalStore, signers: Sequence[Ed25519Signer], action: str, extra: dict[str, Json], clock: Clock
+) -> int:
+    """Appends a control record signed by these keys; returns the log's size after it."""
+    now = clock()
+    statement = Statement(fresh_action_id(now), now, action, action.upper().replace(".", "_"), "high", extra)
+    instance = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    recorder = Recorder(Service("audit-middleware", __version__, instance, None), Redactor())
+    return store.append([recorder.encode(statement, 0, now)], make_sealer(store.origin, signers)).size
+
+
+def create_log(path: Path, origin: str, key: Path | None = None) -> str:
+    """Makes an empty log and its signing key, and returns the verifier key (vkey).
+
+    An existing key file is used if it is this origin's, so that a log can be made with a key made elsewhere. The key is
+    written first: a log whose key was lost could never be continued.
+
+    Raises:
+        LogExists, KeyFileError, NoteError: nothing was changed, or only the key file was made.
+    """
+    key = key or Path(f"{path}.key")
+    if not key.exists():
+        seed = secrets.token_bytes(32)
+        write_key_file(key, format_signer_key(origin, seed) + "\n")
+    signers = signers_of(read_key_file(key))
+    for signer in signers:
+        if signer.name != origin:
+            raise ConfigError(f"the key in {key} is for {signer.name!r}, not for {origin!r}; give another --key")
+    vkeys = [vkey_of(signer) for signer in signers]
+    created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    JournalStore.create(path, origin, vkeys, created)
+    return vkeys[-1]

@@ -1,0 +1,1 @@
+"""What this package serves over HTTP: published logs and receipts."""
