@@ -1,0 +1,76 @@
+"""The command ``audit-middleware``: one module per group of commands.
+
+Exit codes, the same everywhere: 0 it holds (or it was done), 1 it does not hold, 2 wrong usage, 3 it could not be run.
+`policy test` splits the last further; see its help.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from ..errors import AuditError
+from ..version import __version__
+from .demo import demo
+from .inspect import routes, schema
+from .keys import app as keys
+from .log import init
+from .output import COULD_NOT_RUN, fail
+from .policy import app as policy
+from .proofs import checkpoint, consistency, prove, verify_proof_file
+from .publish import publish, serve
+from .query import query, show, tail
+from .verify import verify
+
+app = typer.Typer(
+    name="audit-middleware",
+    help="Guard, correlate and record every action of a service in a log that anyone can verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(init)
+app.command()(query)
+app.command()(tail)
+app.command()(show)
+app.command()(verify)
+app.command()(checkpoint)
+app.command()(prove)
+app.command("verify-proof")(verify_proof_file)
+app.command()(consistency)
+app.command()(publish)
+app.command()(serve)
+app.add_typer(keys, name="keys")
+app.add_typer(policy, name="policy")
+app.command()(routes)
+app.command()(schema)
+app.command()(demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"audit-middleware {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Guard, correlate and record every action of a service in a log that anyone can verify."""
+
+
+def main() -> None:
+    """Runs the command; an error of ours is one message and exit code 3."""
+    try:
+        app()
+    except AuditError as problem:
+        fail(problem, COULD_NOT_RUN)
+    except BrokenPipeError:  # `| head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as problem:
+        fail(f"{problem.strerror}: {problem.filename}" if problem.filename else problem, COULD_NOT_RUN)

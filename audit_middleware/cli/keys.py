@@ -1,0 +1,105 @@
+"""``keys``: making, showing, rotating and retiring a log's signing keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..evidence.keys import KeyChange, key_history, new_key, retire, rotate, signers_of, vkey_of
+from ..ledger.note import parse_vkey
+from ..signing import read_key_file
+from ..stores.journal import JournalStore
+from .log import LOG
+from .output import DOES_NOT_HOLD, out, print_json, row, table
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+KEY = Annotated[Path | None, typer.Option(help="The log's key file. Default: LOG.key")]
+
+app = typer.Typer(help="Make, show, rotate and retire signing keys.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Option(help="The origin of the log that it will sign.")],
+    output: Annotated[Path, typer.Option("--out", help="The key file to make (0600). Never overwritten.")],
+    as_json: JSON = False,
+) -> None:
+    """Make a signing key and print its verifier key."""
+    vkey = new_key(name, output)
+    if as_json:
+        print_json({"file": str(output), "vkey": vkey})
+    else:
+        out.print(f"signing key  {output}  (keep it secret, back it up apart from the log)")
+        out.print(f"verifier key {vkey}", soft_wrap=True)
+
+
+@app.command("show")
+def show(file: Annotated[Path, typer.Argument(help="A key file.", show_default=False)], as_json: JSON = False) -> None:
+    """Print the verifier key of each key in a file; never a secret."""
+    vkeys = [vkey_of(signer) for signer in signers_of(read_key_file(file))]
+    if as_json:
+        print_json({"vkeys": vkeys})
+    for vkey in () if as_json else vkeys:
+        out.print(vkey, soft_wrap=True)
+
+
+@app.command("list")
+def list_keys(log: LOG, as_json: JSON = False) -> None:
+    """Read the log and list its keys with their times. Exit 1 if a key signed out of its time."""
+    store = JournalStore.open(log, writable=False)
+    watch = key_history(log)
+    rows = [(vkey, watch.since.get(vkey), watch.retired.get(vkey)) for vkey in store.config.vkeys]
+    if as_json:
+        keys = [{"vkey": vkey, "rotated_in": since, "retired_in": until} for vkey, since, until in rows]
+        print_json({"keys": keys, "findings": [{"index": one.index, "text": one.text} for one in watch.findings]})
+    else:
+        listing = table(None, "key id", "from entry", "until entry", "verifier key")
+        for vkey, since, until in rows:
+            row(listing, parse_vkey(vkey).key_id.hex(), 0 if since is None else since, until, vkey)
+        out.print(listing)
+        for one in watch.findings:
+            out.print(f"entry {one.index}: {one.text}", style="red", soft_wrap=True)
+    raise SystemExit(DOES_NOT_HOLD if watch.findings else 0)
+
+
+@app.command("rotate")
+def rotate_key(
+    log: LOG,
+    new: Annotated[Path, typer.Option(help="The new key's file, made by `keys new`.")],
+    key: KEY = None,
+    as_json: JSON = False,
+) -> None:
+    """Let a new key sign beside the old ones; services do so from their next start on."""
+    change = rotate(log, key or Path(f"{log}.key"), new)
+    _print(
+        change, as_json, "Restart the services that write this log. Give the new verifier key to whoever verifies it."
+    )
+
+
+@app.command("retire")
+def retire_key(
+    log: LOG,
+    old: Annotated[str, typer.Argument(help="The key to retire: its verifier key or key ID.", show_default=False)],
+    key: KEY = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only take it out of the key file; restart services, then retire it.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """End the use of a key: what it signs from here on is reported."""
+    change = retire(log, key or Path(f"{log}.key"), old, prepare=prepare)
+    then = "then run this again without --prepare." if prepare else "what they sign with the old key is reported."
+    _print(change, as_json, f"Restart the services that write this log; {then}")
+
+
+def _print(change: KeyChange, as_json: bool, advice: str) -> None:
+    if as_json:
+        print_json({"active": list(change.active), "size": change.size})
+        return
+    for vkey in change.active:
+        out.print(f"signs: {vkey}", soft_wrap=True)
+    if change.size is not None:
+        out.print(f"recorded in the log, which has {change.size} entries now")
+    out.print(advice, soft_wrap=True)

@@ -1,0 +1,228 @@
+"""``checkpoint``, ``prove``, ``verify-proof`` and ``consistency``: what one can keep of a log, and check without it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..archives.local import Folder
+from ..errors import FormatError, LogDamaged, LogForked, NoteError, RecordError
+from ..evidence.prove import Prover
+from ..evidence.published import CHECKPOINT
+from ..evidence.receipts import leaf_in, proof_of
+from ..ledger import canonical, tree
+from ..ledger.checkpoint import Checkpoint, open_checkpoint
+from ..ledger.lines import to_base64
+from ..ledger.note import Verifier, parse_vkey
+from ..ledger.proof import Proof, format_proof, parse_proof, verify_proof
+from ..stores.journal import JournalStore
+from .log import LOG
+from .output import DOES_NOT_HOLD, USAGE, err, fail, out, print_json, shown
+from .query import search_index
+
+VKEY = Annotated[
+    list[str] | None,
+    typer.Option(help="A verifier key you trust for this log. Default: the keys in its config.json."),
+]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TILES = Annotated[
+    Path | None, typer.Option(help="Where the log is published; saves work. Default: the log's own directory.")
+]
+
+
+def checkpoint(log: LOG, as_json: JSON = False) -> None:
+    """Print the newest signed checkpoint, to be kept elsewhere. Exit 1 while the log is empty."""
+    store = JournalStore.open(log, writable=False)
+    note = store.head().checkpoint
+    if not note:
+        fail(f"{log} has no entry yet, so there is no checkpoint", DOES_NOT_HOLD)
+    if as_json:
+        found, _ = open_checkpoint(note, store.origin, _keys(store, None))
+        print_json({**_said(found), "checkpoint": note.decode()})
+    else:
+        sys.stdout.write(note.decode())
+
+
+def prove(
+    log: LOG,
+    id: Annotated[str, typer.Argument(help="An Audit-ID, or an index in the log.", show_default=False)],
+    to: Annotated[
+        Path | None, typer.Option(help="Prove it under this checkpoint, which you kept. Default: the newest.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the .tlog-proof. Default: standard output.")
+    ] = None,
+    entry: Annotated[
+        bool, typer.Option("--entry/--no-entry", help="Put the record itself into the proof, or only its hash.")
+    ] = True,
+    tiles: TILES = None,
+    as_json: JSON = False,
+) -> None:
+    """Prove that a record is in the log: a file that verify-proof checks without the log. Exit 1 if there is none."""
+    store = JournalStore.open(log, writable=False)
+    prover = Prover(store, _keys(store, None), _published(tiles or log))
+    index = _index_of(log, store, id)
+    note = to.read_bytes() if to else store.head().checkpoint
+    try:
+        proof = proof_of(prover, index, note, entry=entry)
+    except (FormatError, LogForked, LogDamaged) as problem:
+        fail(problem, DOES_NOT_HOLD)
+    data = format_proof(proof)
+    if output is not None:
+        output.write_bytes(data)
+    if as_json:
+        found, _ = open_checkpoint(proof.checkpoint_note, store.origin, prover.verifiers)
+        print_json({**_said(found), "index": index, "proof": data.decode()})
+    elif output is None:
+        sys.stdout.write(data.decode())
+    else:
+        out.print(f"entry {index} of {store.origin} proved in {output}")
+
+
+def verify_proof_file(
+    file: Annotated[Path, typer.Argument(help="A .tlog-proof.", show_default=False)],
+    vkey: Annotated[list[str], typer.Option(help="A verifier key you trust for the log.")],
+    entry: Annotated[
+        str | None, typer.Option(help="The record: a file, or - for standard input. Default: what the proof holds.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Check a proof offline, with nothing but the log's verifier key. Exit 0 if it holds, 1 if it does not."""
+    verifiers = _parse_keys(vkey)
+    try:
+        proof = parse_proof(file.read_bytes())
+        leaf, content = _leaf(proof, entry)
+        found = verify_proof(proof, leaf, verifiers[0].name, verifiers)
+    except FormatError as problem:
+        if as_json:
+            print_json({"holds": False, "problem": str(problem)})
+            raise SystemExit(DOES_NOT_HOLD) from None
+        fail(problem, DOES_NOT_HOLD)
+    if as_json:
+        record = _record(content)
+        print_json({"holds": True, **_said(found), "index": proof.index, "leaf": leaf.hex(), "record": record})
+    else:
+        _print_proved(proof, found, leaf, content)
+
+
+def consistency(
+    log: LOG,
+    old: Annotated[Path, typer.Argument(help="A checkpoint that you kept.", show_default=False)],
+    new: Annotated[Path | None, typer.Argument(help="A later one. Default: the log's newest.")] = None,
+    vkey: VKEY = None,
+    tiles: TILES = None,
+    as_json: JSON = False,
+) -> None:
+    """Check that one checkpoint extends another, and print the proof. Exit 1 if it does not."""
+    store = JournalStore.open(log, writable=False)
+    verifiers = _keys(store, vkey)
+    try:
+        before, _ = open_checkpoint(old.read_bytes(), store.origin, verifiers)
+        after, _ = open_checkpoint(new.read_bytes() if new else store.head().checkpoint, store.origin, verifiers)
+        hashes = Prover(store, verifiers, _published(tiles or log)).consistency(before, after)
+    except (FormatError, LogForked, LogDamaged) as problem:
+        if as_json:
+            print_json({"holds": False, "problem": str(problem)})
+            raise SystemExit(DOES_NOT_HOLD) from None
+        fail(problem, DOES_NOT_HOLD)
+    listed = [to_base64(one) for one in hashes]
+    if as_json:
+        print_json({"holds": True, "old": _said(before), "new": _said(after), "proof": listed})
+        return
+    err.print(f"{store.origin}: the first {before.size} of {after.size} entries are those of the old checkpoint")
+    for line in listed:
+        out.print(line, soft_wrap=True)
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _keys(store: JournalStore, given: list[str] | None) -> list[Verifier]:
+    return _parse_keys(given) if given else [parse_vkey(text) for text in store.config.vkeys]
+
+
+def _parse_keys(texts: list[str]) -> list[Verifier]:
+    try:
+        verifiers = [parse_vkey(text) for text in texts]
+    except NoteError as problem:
+        fail(problem, USAGE)
+    if len({verifier.name for verifier in verifiers}) > 1:
+        fail("the verifier keys are of several logs; give the keys of one", USAGE)
+    return verifiers
+
+
+def _published(place: Path) -> Folder | None:
+    folder = Folder(place)
+    return folder if folder.has(CHECKPOINT) else None
+
+
+def _index_of(log: Path, store: JournalStore, id: str) -> int:
+    if id.isdigit():
+        found = [int(id)]
+    else:
+        index = search_index(log, store)
+        index.catch_up()
+        found = index.with_action_id(id)
+    if not found or found[0] >= store.head().size:
+        fail(f"{log} has no record {id}", DOES_NOT_HOLD)
+    return found[0]
+
+
+def _leaf(proof: Proof, entry: str | None) -> tuple[bytes, bytes | None]:
+    """The leaf hash to look for, and the entry if it is known."""
+    if entry is not None:
+        content = _canonical(sys.stdin.buffer.read() if entry == "-" else Path(entry).read_bytes())
+        return tree.leaf_hash(content), content
+    found = leaf_in(proof)
+    if found is None:
+        fail("the proof does not hold what it is about: give the record with --entry FILE", USAGE)
+    return found
+
+
+def _canonical(data: bytes) -> bytes:
+    """The entry that a file holds: its bytes, or the canonical form of JSON that was only laid out anew."""
+    data = data.removesuffix(b"\n")
+    try:
+        return canonical.encode(json.loads(data, object_pairs_hook=_no_repetition))
+    except (ValueError, TypeError, RecordError, RecursionError):
+        return data
+
+
+def _no_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two members with one name a reader may see the one and we hash the other.
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a member stands there twice")
+    return dict(pairs)
+
+
+def _record(content: bytes | None) -> dict[str, Any] | None:
+    try:
+        return None if content is None else canonical.decode(content)
+    except RecordError:
+        return None
+
+
+def _said(found: Checkpoint) -> dict[str, Any]:
+    return {"origin": found.origin, "size": found.size, "root": to_base64(found.root)}
+
+
+def _print_proved(proof: Proof, found: Checkpoint, leaf: bytes, content: bytes | None) -> None:
+    record = _record(content)
+    out.print(f"holds: entry {proof.index} of {found.origin}", style="bold green")
+    what = f"an entry whose leaf hash is {leaf.hex()}" if content is None else "this record, byte for byte,"
+    out.print(
+        f"This proves: {what} is in the log {shown(found.origin)} at index {proof.index}, under the checkpoint of size "
+        f"{found.size} that the given key signed.",
+        soft_wrap=True,
+    )
+    if record is not None:
+        print_json(record)
+    else:
+        out.print("not checked: what the entry says; give it with --entry", soft_wrap=True)
+    out.print(
+        "not checked: whether the log was consistent before and after; see consistency and verify", soft_wrap=True
+    )
