@@ -1,0 +1,168 @@
+"""The demo: ``python -m example_app.demo [--keep DIR]``, or ``make demo``.
+
+Makes a log, runs the billing service under uvicorn with two workers, drives it over HTTP, stops it, and then does what
+an auditor would do: looks at the trail, verifies it, and sees what happens to a log that somebody has edited. Ends by
+itself, with an exit code other than 0 if anything was not as it should be, and leaves the log to be explored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Never
+
+from .stage.commands import Commands
+from .stage.damage import change_one_byte, copy_log
+from .stage.errors import Surprise
+from .stage.server import ROOT, WORKERS, serve
+from .stage.teller import Teller
+from .stage.tour import CASE, Found, tour
+from .stage.visitors import Visitors
+
+POLICY = ROOT / "policies" / "billing.yaml"
+ORIGIN = "billing.example/audit"
+
+
+def main() -> int:
+    """Tells the whole story; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m example_app.demo", description="See what the audit log does.")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where to leave the log (default: below var/demo)")
+    teller = Teller()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # so that `finally` runs, and the server ends with us
+    try:
+        tell(new_folder(parser.parse_args().keep), teller)
+    except Surprise as problem:
+        teller.problem(str(problem))
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def tell(folder: Path, teller: Teller) -> None:
+    """The chapters, in order."""
+    log = folder / "audit"
+    commands = Commands(teller)
+    make_log(log, teller, commands)
+    found = use_service(folder, log, teller)
+    show_trail(log, teller, commands)
+    show_record(log, found, teller, commands)
+    verify(log, teller, commands)
+    tamper(log, folder / "damaged", found, teller, commands)
+    leave(log, found, teller)
+
+
+def make_log(log: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 1."""
+    why = "By a command of its own, so that a typo in a path can never start a second, empty log."
+    teller.chapter("A log is made", why)
+    commands.show("init", str(log), "--origin", ORIGIN)
+
+
+def use_service(folder: Path, log: Path, teller: Teller) -> Found:
+    """Chapter 2."""
+    why = f"The billing service under uvicorn, {WORKERS} workers that write one log, behind one trusted proxy."
+    teller.chapter("The service is used", why)
+    settings = {
+        "AUDIT_POLICY": str(POLICY.resolve()),
+        "AUDIT_LOG": str(log.resolve()),
+        "AUDIT_TRUSTED_PROXIES": "127.0.0.1",  # the demo plays the load balancer
+        "BILLING_DATA": str((folder / "data").resolve()),
+    }
+    with serve(folder / "server.log", settings) as server:
+        try:
+            server.wait_ready()
+            found = tour(Visitors(server.url, teller))
+            server.stop()
+        except Exception as problem:
+            raise Surprise(f"{problem}\n\nThe server's output:\n{server.said()}") from problem
+    return found
+
+
+def show_trail(log: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 3."""
+    why = "Every request has one record with the same fields: allowed, denied, failed or crashed."
+    teller.chapter("The trail", why)
+    commands.show("query", str(log), "--kind", "outcome", "--oldest-first")
+    teller.blank()
+    teller.note(f"One ID through two services: the correlation ID {CASE} that the client had sent.")
+    commands.show("query", str(log), "--trace", CASE, "--oldest-first")
+
+
+def show_record(log: Path, found: Found, teller: Teller, commands: Commands) -> None:
+    """Chapter 4."""
+    why = "The refund: who, what, from where, by which rule, with what effect; no card number."
+    teller.chapter("One record in full", why)
+    commands.show("show", str(log), found.refund)
+
+
+def verify(log: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 5."""
+    why = "Every record is hashed again into the Merkle tree and compared with the signed checkpoints."
+    teller.chapter("The log is verified", why)
+    commands.show("verify", str(log))
+    teller.note("Exit code 0: it holds.", "green")
+
+
+def tamper(log: Path, copy: Path, found: Found, teller: Teller, commands: Commands) -> None:
+    """Chapter 6."""
+    teller.chapter("Somebody edits a copy", "One byte, by somebody who can write to every file of the log.")
+    damage = change_one_byte(copy_log(log, copy), found.refund, '"amount_cents":', "4", "9")
+    teller.note(f"The refund's amount in {shown(damage.file)}, byte {damage.offset}:")
+    teller.note(f"  {damage.before}  ->  {damage.after}", "bold")
+    teller.blank()
+    commands.show("verify", str(copy), expect=1)
+    named = commands.ask("verify", str(copy), expect=1)["index"]
+    real = commands.ask("show", str(log), found.refund)["index"]
+    if named != real:
+        raise Surprise(f"verification names entry {named}, but entry {real} was damaged")
+    teller.note(f"Exit code 1: it does not hold. Entry {named} is the refund that support-1 asked for.", "green")
+
+
+def leave(log: Path, found: Found, teller: Teller) -> None:
+    """Chapter 7."""
+    teller.chapter("Yours to explore", f"The log stays in {log}.")
+    for line in (
+        f"query {log} --user support-1",
+        f"query {log} --decision deny",
+        f"show {log} {found.crash}  # the crash",
+        f"verify {log}",
+        f"policy test {shown(POLICY)}",
+        f"routes example_app.app:app --policy {shown(POLICY)}",
+    ):
+        teller.note(f"{program()} {line}", "cyan")
+
+
+def program() -> str:
+    """The command as it can be typed here, whether or not its environment is active."""
+    script = Path(sys.executable).with_name("audit-middleware")
+    return "audit-middleware" if shutil.which("audit-middleware") == str(script) else shown(script)
+
+
+def new_folder(keep: Path | None) -> Path:
+    """An empty folder for this run."""
+    folder = keep or Path("var") / "demo" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if folder.exists() and any(folder.iterdir()):
+        raise Surprise(f"{folder} is not empty: a log is never written over")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here."""
+    path = Path.cwd() / path  # not resolved: the interpreter of an environment is a link to another one
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _end(number: int, _: FrameType | None) -> Never:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The demo runs as a user runs it, ends by itself, and leaves nothing running behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from audit_middleware.evidence.keys import create_log
+from example_app.demo import ORIGIN
+from example_app.stage.damage import change_one_byte, copy_log
+from example_app.stage.errors import Surprise
+from example_app.stage.server import serve
+from tests.example.conftest import ROOT
+from tests.kit import Log
+
+COMMAND = [sys.executable, "-m", "example_app.demo", "--keep"]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """The demo, with its output captured."""
+    environment = {**os.environ, "COLUMNS": "100"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, str(folder)], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def server_pids(folder: Path) -> list[int]:
+    """Every process that the server said it has started."""
+    return [int(pid) for pid in re.findall(r"Started \w+ process \[(\d+)\]", (folder / "server.log").read_text())]
+
+
+def running(pid: int) -> bool:
+    """Does this process run? One that was not reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One whole run."""
+
+    folder: Path
+    code: int
+    output: str
+    errors: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The demo, run once for the tests that look at it."""
+    folder = tmp_path_factory.mktemp("demo") / "kept"
+    began = time.monotonic()
+    demo = start(folder)
+    output, errors = demo.communicate(timeout=100)
+    return Ran(folder, demo.returncode, output, errors, time.monotonic() - began)
+
+
+def test_the_demo_ends_well_and_soon(ran: Ran) -> None:
+    assert ran.code == 0, ran.output + ran.errors
+    assert ran.seconds < 60
+    assert not [pid for pid in server_pids(ran.folder) if running(pid)]
+
+
+def test_the_demo_shows_everything(ran: Ran) -> None:
+    chapters = re.findall(r"^\d\. (.*)$", ran.output, re.MULTILINE)
+    assert chapters == [
+        "A log is made",
+        "The service is used",
+        "The trail",
+        "One record in full",
+        "The log is verified",
+        "Somebody edits a copy",
+        "Yours to explore",
+    ]
+    for status in (101, 200, 201, 202, 401, 403, 404, 405, 422, 500):
+        assert re.search(rf"^   {status}  ", ran.output, re.MULTILINE), f"no request was answered with {status}"
+    assert "4111" not in ran.output
+
+
+def test_every_request_of_the_demo_is_explained_in_one_line(ran: Ran) -> None:
+    tour = ran.output.partition("\n2. ")[2].partition("\n3. ")[0].splitlines()
+    requests = [number for number, line in enumerate(tour) if re.match(r"   \d{3}  ", line)]
+    assert len(requests) > 20
+    for number in requests:
+        below = tour[number + 1 : number + 3]
+        assert re.match(r"        \S.{10,90}$", below[0]), below
+        assert not below[-1].startswith("        ") or len(below) == 1, below
+
+
+def test_the_demo_leaves_a_log_of_two_workers(ran: Ran) -> None:
+    records = Log(ran.folder / "audit", "").records()
+    assert len({record["service"]["instance"] for record in records}) == 2
+    assert {record["outcome"] for record in records} == {"success", "denied", "failure", "error"}
+    case = [record for record in records if record["trace"]["correlation_id"] == "case-4711"]
+    assert {record["action"] for record in case} == {"refund.create", "refund.approve", "payout.create"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_takes_its_server_along(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "demo"
+    demo = start(folder)
+    until = time.monotonic() + 30
+    while "startup complete" not in ((folder / "server.log").read_text() if (folder / "server.log").exists() else ""):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    demo.send_signal(number)
+    demo.communicate(timeout=30)
+    assert demo.returncode == 128 + number
+    pids = server_pids(folder)
+    assert pids
+    assert not [pid for pid in pids if running(pid)]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    demo = start(tmp_path)
+    output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    assert "is not empty" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+    settings = {"AUDIT_POLICY": str(tmp_path / "none.yaml"), "BILLING_DATA": str(tmp_path / "data")}
+    with serve(tmp_path / "server.log", settings) as server:
+        with pytest.raises(Surprise):
+            server.wait_ready()
+        assert "none.yaml" in server.said()
+    assert not [pid for pid in server_pids(tmp_path) if running(pid)]
+
+
+def test_the_damage_is_one_byte(tmp_path: Path) -> None:
+    create_log(tmp_path / "audit", ORIGIN)
+    journal = next((tmp_path / "audit" / "journal").iterdir(), tmp_path / "audit" / "journal" / "0.jsonl")
+    line = b'{"action_id":"1","amount_cents":4200}\n'
+    journal.write_bytes(b'{"action_id":"0","amount_cents":4200}\n' + line)
+    copy = copy_log(tmp_path / "audit", tmp_path / "copy")
+    damage = change_one_byte(copy, "1", '"amount_cents":', "4", "9")
+    assert damage.file.read_bytes() == journal.read_bytes()[: -len(line)] + line.replace(b"4200", b"9200")
+    assert journal.read_bytes()[damage.offset : damage.offset + 1] == b"4"
+    with pytest.raises(Surprise):
+        change_one_byte(copy, "2", '"amount_cents":', "4", "9")
