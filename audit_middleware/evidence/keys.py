@@ -228,6 +228,8 @@ def create_log(path: Path, origin: str, key: Path | None = None) -> str:
         LogExists, KeyFileError, NoteError: nothing was changed, or only the key file was made.
     """
     key = key or Path(f"{path}.key")
+    for folder in (path.parent, key.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     if not key.exists():
         seed = secrets.token_bytes(32)
         write_key_file(key, format_signer_key(origin, seed) + "\n")

@@ -103,6 +103,12 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_init_makes_the_folders_above_the_log(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("init", tmp_path / "var" / "lib" / "log", "--origin", "example.com/x")
+    assert code == 0, err
+    assert run("verify", tmp_path / "var" / "lib" / "log")[0] == 0
+
+
 def test_init_makes_a_log_and_a_key_only_once(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("init", tmp_path / "log", "--origin", "example.com/x")
     assert code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -13,10 +15,11 @@ from typer.core import TyperGroup
 
 import audit_middleware
 from audit_middleware import errors
-from audit_middleware.cli import app
+from audit_middleware.cli import app, main
 from audit_middleware.cli.inspect import record_schema
 from audit_middleware.policy.load import loads
 from audit_middleware.settings import Settings
+from tests.kit import Running, call
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -117,6 +120,29 @@ def test_python_in_the_documentation_runs(where: str, code: str) -> None:
 def test_policies_in_the_documentation_load(where: str, text: str) -> None:
     if text.startswith("version:") and "actions:" in text:
         loads(text, where)
+
+
+def test_the_readmes_first_steps_work_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, the five lines and the policy of the README, and nothing else."""
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^\$ audit-middleware (init .*)$", readme, re.M)
+    code = re.findall(r"^```python\n(.*?)^```", readme, re.S | re.M)[0]
+    policy = re.findall(r"^```yaml\n(.*?)^```", readme, re.S | re.M)[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "billing.yaml").write_text(policy)
+    monkeypatch.setattr("sys.argv", ["audit-middleware", *command.split()])
+    with contextlib.suppress(SystemExit):
+        main()
+    names: dict[str, Any] = {"__name__": "service"}
+    exec(compile(code, "README.md", "exec"), names)
+
+    async def ask() -> int | None:
+        async with Running(names["app"]) as running:
+            assert running.failed is None, running.failed
+            return (await call(names["app"], "DELETE", "/invoices/1")).status
+
+    assert asyncio.run(ask()) == 401
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
