@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -394,7 +395,7 @@ def test_secrets_never_reach_the_disk(service: Service) -> None:
     )
     assert answer.status == 200
     written = journal_bytes(service.log)
-    for secret in (b"S3CRET", b"s3cret", b"4111"):
+    for secret in (b"S3CRET", b"s3cret", b"4111 1111", b"41111111"):
         at = written.find(secret)
         assert at < 0, written[max(0, at - 80) : at + 40]
     assert record["request"]["path"] == "/reset/[redacted]/[redacted]"
@@ -417,7 +418,7 @@ def test_a_cut_leaves_no_half_of_a_secret(service: Service, before: int) -> None
         app, "GET", path, [*READER, (b"user-agent", b"x" * (before - 1536) + b" " + secret)], query=query
     )
     assert answer.status == 200
-    assert b"411111" not in journal_bytes(service.log)
+    assert not re.search(rb"[/& ]4111", journal_bytes(service.log))  # not in an ID or a hash by chance
 
 
 def test_subject_properties_are_allow_listed(service: Service) -> None:
