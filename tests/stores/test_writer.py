@@ -34,7 +34,8 @@ def encode(item: Any, sequence: int, recorded_at_ns: int) -> bytes:
         raise item
     if isinstance(item, bytes):
         return item
-    moment = f"2026-01-01T00:00:{recorded_at_ns // 10**9 % 60:02}.{recorded_at_ns // 1000 % 10**6:06}Z"
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(recorded_at_ns // 10**9))
+    moment = f"{seconds}.{recorded_at_ns // 1000 % 10**6:06}Z"
     changes = item if isinstance(item, dict) else {}
     return canonical.encode(
         record(sequence, changes.get("instance", "process-1"), recorded_at=moment) | _plain(changes)
