@@ -5,13 +5,16 @@ The log's own records say when: see `keys`. What is checked:
 * a commit that announces a new key (``audit.key_rotated``) is signed by the old key and by the new one;
 * no checkpoint that covers the retirement of a key (``audit.key_retired``) carries a line of that key.
 
+In a pruned log the records of older keys are gone; the record of the prune carries them (`standing`), and whoever
+watches hands them over at the start.
+
 These records are as believable as the log: a thief who can append can announce a key of his own, but the announcement
 is then in the log for ever, under the signature of the stolen key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,8 +24,12 @@ from ..ledger.examine import RawFrame
 from ..ledger.note import Verifier, open_note, parse_vkey
 from ..ledger.report import Finding, Report
 from ..model import Json
+from .standing import RETIRED, ROTATED
 
-ROTATED, RETIRED = "audit.key_rotated", "audit.key_retired"
+__all__ = ["RETIRED", "ROTATED", "KeyWatch"]
+
+MENTION = b'"audit.key_r'
+"""Without these bytes an entry has nothing to do with keys."""
 
 F = TypeVar("F", bound=RawFrame)
 
@@ -38,18 +45,38 @@ class KeyWatch:
         findings: What contradicts these records, by log index; at most 100.
     """
 
-    def __init__(self) -> None:
-        """Nothing seen yet."""
-        self.since: dict[str, int] = {}
-        self.retired: dict[str, int] = {}
+    def __init__(self, remembered: Mapping[str, Mapping[str, int]] | None = None, size: int = 0) -> None:
+        """Nothing seen yet but what is ``remembered`` of the first ``size`` entries; their frames are not looked at."""
+        remembered = remembered or {}
+        self.since: dict[str, int] = dict(remembered.get("since", {}))
+        self.retired: dict[str, int] = dict(remembered.get("retired", {}))
         self.findings: list[Finding] = []
-        self._late: dict[str, Verifier] = {}
+        self._late = {vkey: verifier for vkey in self.retired if (verifier := _verifier(vkey)) is not None}
+        self._size = size
 
     def over(self, frames: Iterable[F]) -> Iterator[F]:
         """Yields the frames as they are, having looked at each."""
         for frame in frames:
-            self._look(frame)
+            self.look(frame)
             yield frame
+
+    def look(self, frame: RawFrame, *, mentions_keys: bool = True) -> None:
+        """Looks at one frame. ``mentions_keys`` is False if it is known that `MENTION` is nowhere in it."""
+        commit = frame.commit
+        if commit is None or frame.torn or commit.size <= self._size:
+            return
+        for position, entry in enumerate(frame.entries if mentions_keys else ()):
+            # A substring costs a fraction of decoding, and nearly no entry has it.
+            if MENTION in entry:
+                self._take(commit.first + position, entry, frame)
+        for vkey, verifier in self._late.items():
+            if _signed(commit.checkpoint, verifier):
+                text = f"signed by the key {verifier.key_id.hex()}, which entry {self.retired[vkey]} retired"
+                self._find(commit.first, text, frame.where)
+
+    def remember(self) -> dict[str, dict[str, int]]:
+        """What was seen, for another verification that goes on from the end of this one."""
+        return {"since": self.since, "retired": self.retired}
 
     def amend(self, report: Report) -> Report:
         """Returns the verifier's report with what was found here."""
@@ -60,22 +87,10 @@ class KeyWatch:
         earlier = report.index is not None and first.index is not None and report.index <= first.index
         index, cause = (report.index, report.cause) if earlier else (first.index, first.cause)
         claim = report.claim if not report.holds else "none: a key signed out of its time"
-        return replace(report, holds=False, findings=tuple(merged), index=index, cause=cause, claim=claim)
+        found = replace(report, holds=False, findings=tuple(merged), index=index, cause=cause)
+        return replace(found, claim=claim, claims=(), state=None)
 
     # --- inside --------------------------------------------------------------------------------------------------
-
-    def _look(self, frame: RawFrame) -> None:
-        commit = frame.commit
-        if commit is None or frame.torn:
-            return
-        for position, entry in enumerate(frame.entries):
-            # A substring costs a fraction of decoding, and nearly no entry has it.
-            if b'"audit.key_r' in entry:
-                self._take(commit.first + position, entry, frame)
-        for vkey, verifier in self._late.items():
-            if _signed(commit.checkpoint, verifier):
-                text = f"signed by the key {verifier.key_id.hex()}, which entry {self.retired[vkey]} retired"
-                self._find(commit.first, text, frame.where)
 
     def _take(self, index: int, entry: bytes, frame: RawFrame) -> None:
         try:
@@ -87,7 +102,11 @@ class KeyWatch:
             return
         if record.get("action") == ROTATED:
             self._rotation(index, extra, frame)
-        elif record.get("action") == RETIRED and (verifier := _verifier(extra.get("vkey"))):
+        elif record.get("action") == RETIRED:
+            self._retire(index, extra)
+
+    def _retire(self, index: int, extra: Mapping[str, Json]) -> None:
+        if verifier := _verifier(extra.get("vkey")):
             self.retired.setdefault(verifier.vkey, index)
             self._late.setdefault(verifier.vkey, verifier)
 

@@ -48,9 +48,10 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(dict[str, Any], float_hook=_no_float)
 
 # Every integer out of range has 16 digits or more: one C pass over the bytes rules them out. Digits inside strings
-# (trace ids) match now and then, which costs time but never a wrong answer.
+# (trace ids) match now and then; what stands before them tells them from numbers.
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_NUMBER = b"0" * 16
+_BEFORE_NUMBER = b":,[-"
 
 # A byte outside ASCII can only stand in a string; that string is a name if a colon follows its closing quote. The
 # repeat stops at the next such byte, so the search is linear.
@@ -71,7 +72,7 @@ def encode(value: dict[str, Any]) -> bytes:
         same = _decoder.decode(data) == value
     except (msgspec.DecodeError, RecursionError):
         same = False
-    if not same or _suspicious(data):
+    if not same or suspicious(data):
         check(value)
     return data
 
@@ -104,7 +105,7 @@ def decode(data: bytes) -> dict[str, Any]:
         raise RecordError(f"entry is not one JSON object with integers only: {_reason(error)}") from error
     if again != data:
         raise RecordError(f"entry is not canonical: first difference at byte {_first_difference(data, again)}")
-    if _suspicious(data):
+    if suspicious(data):
         check(value)
     return value
 
@@ -160,13 +161,23 @@ def _check_scalar(item: str | int, path: _Path) -> None:
             raise RecordError(f"{_show(path)}: lone surrogate at character {error.start}") from error
 
 
-def _suspicious(data: bytes) -> bool:
+def suspicious(data: bytes) -> bool:
     """True when canonical-looking bytes might hold a big integer, a non-ASCII name or deep nesting."""
     return (
-        _LONG_NUMBER in data.translate(_DIGITS)
+        _has_long_number(data)
         or data.count(b"{") + data.count(b"[") > MAX_DEPTH
         or (not data.isascii() and _NON_ASCII_NAME.search(data) is not None)
     )
+
+
+def _has_long_number(data: bytes) -> bool:
+    digits = data.translate(_DIGITS)
+    at = digits.find(_LONG_NUMBER)
+    while at >= 0:
+        if data[at - 1] in _BEFORE_NUMBER:
+            return True
+        at = digits.find(_LONG_NUMBER, at + len(_LONG_NUMBER))
+    return False
 
 
 def _reason(error: Exception) -> str:

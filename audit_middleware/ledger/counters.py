@@ -1,4 +1,4 @@
-"""Checks across records: the counters of each process, and action ids that occur twice.
+"""Checks across records: counters, clock and signs of life of each process, and action ids that occur twice.
 
 A record carries ``service.instance``, which names one process, and ``sequence``, which counts that process's records
 from 0. The counters show records that were taken away *before* they reached the log, which no signature can. A writer
@@ -12,12 +12,22 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from .report import Finding
+from .state import Process
 
+APART = 60
+"""Seconds by which the records of two processes may be out of order before it is worth a note."""
+
+_MINUTE, _TENS, _SECOND = 16, 18, 19  # characters of an RFC 3339 time up to the minute, the ten seconds, the second
+_ALL_BITS = (1 << 64) - 1
 _PLACES = (1 << 24) - 1  # bytes of the bit map, less one
 
 
@@ -28,6 +38,7 @@ class _Service(msgspec.Struct, gc=False, frozen=True):
 class Facts(msgspec.Struct, gc=False, frozen=True):
     """What the checks need of a record. Entries of another shape have the defaults and are not checked here."""
 
+    kind: str = ""
     action_id: str = ""
     recorded_at: str = ""
     sequence: int = -1
@@ -37,41 +48,147 @@ class Facts(msgspec.Struct, gc=False, frozen=True):
 read_facts = msgspec.json.Decoder(Facts).decode
 
 
+class Run(NamedTuple):
+    """Records of one process, numbered through from ``first``, their times never going back."""
+
+    instance: str
+    first: int
+    recorded_from: str
+    recorded_to: str
+
+
 class _Instance:
     """How far the records of one process have come."""
 
-    __slots__ = ("next", "recorded_at")
+    __slots__ = ("apart", "index", "interval", "known", "longest", "next", "recorded_at", "stopped", "watched")
 
-    def __init__(self) -> None:
-        self.next = 0
-        self.recorded_at = ""
+    def __init__(self, process: Process | None = None) -> None:
+        process = process or Process(0)
+        self.next = process.next
+        self.known = process.next  # records before this one were not read: what repeats them cannot be compared
+        self.recorded_at = process.recorded_at
+        self.index = process.index
+        self.interval = process.interval
+        self.stopped = process.stopped
+        self.apart = False  # its clock was found to differ from others'
+        self.watched = ""  # records up to this time follow their predecessors soon enough
+        self.longest: Silence | None = None  # before its first sign of life
+
+    def process(self) -> Process:
+        """What is remembered of it."""
+        return Process(self.next, self.recorded_at, self.index, self.interval, self.stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A process recorded nothing from one record to the next."""
+
+    seconds: float
+    start: str
+    end: str
+    index: int
 
 
 class Counters:
-    """Per process: sequence numbers dense from 0, ``recorded_at`` never going back."""
+    """Per process: sequence numbers dense from 0, ``recorded_at`` never going back, signs of life.
 
-    def __init__(self) -> None:
-        """No process was seen yet."""
-        self._instances: dict[str, _Instance] = {}
+    Attributes:
+        newest: The newest ``recorded_at`` of all.
+        midway: Processes whose first record read is not their first: the beginning of the log was pruned.
+        silences: How many were found.
+    """
+
+    def __init__(
+        self, processes: Mapping[str, Process] | None = None, newest: str = "", *, pruned: bool = False
+    ) -> None:
+        """``processes``: what is remembered of them; ``pruned``: there were entries before the first one read."""
+        self._instances = {name: _Instance(process) for name, process in (processes or {}).items()}
+        self._pruned = pruned
         self._repeats: dict[int, str] = {}
+        self.newest = newest
+        self.midway = 0
+        self.silences = 0
 
     def add(self, first: int, facts: Sequence[Facts | None]) -> Iterator[Finding]:
         """Takes the records of one frame and yields what is wrong with them."""
-        name, state = None, _Instance()
+        run = getattr(facts, "run", None)
+        if run is not None and self._follows(run):
+            yield from self._take_run(first, run, len(facts))
+            return
+        name, state, last = None, _Instance(), first
         for index, fact in enumerate(facts, first):
             if fact is None or fact.sequence < 0:
                 continue
             if fact.service.instance != name:
+                self._leave(state, last)
                 name = fact.service.instance
-                state = self._instances.setdefault(name, _Instance())
-            if fact.sequence == state.next and fact.recorded_at >= state.recorded_at:
+                known = self._instances.get(name)
+                state = known if known is not None else self._begin(name, fact.sequence)
+                yield from self._compare_clocks(index, name, state, fact.recorded_at)
+            at = fact.recorded_at
+            if fact.sequence == state.next and at >= state.recorded_at:
+                if at > state.watched:
+                    yield from self._watch(index, name, state, at)
                 state.next += 1
-                state.recorded_at = fact.recorded_at
+                state.recorded_at = at
             else:
                 yield from self._unexpected(index, fact, state)
+            last = index
+        self._leave(state, last)
+
+    def skip(self, first: int, facts: Sequence[Facts | None]) -> None:
+        """Moves on over records that are not trusted, so that those after them are not blamed.
+
+        A frame comes from one process: most of its records say which, and what its first number was.
+        """
+        told = [(fact.service.instance, fact.sequence - at) for at, fact in enumerate(facts) if fact is not None]
+        for (name, start), votes in Counter(told).most_common(1):
+            if votes * 2 > len(facts):
+                state = self._instances.get(name) or self._begin(name, start)
+                state.next = max(state.next, start + len(facts))
+                state.index = max(state.index, first + len(facts) - 1)
+                return
+        for _ in self.add(first, facts):
+            pass
+        for index in range(first, first + len(facts)):
+            self._repeats.pop(index, None)
+
+    def _leave(self, state: _Instance, last: int) -> None:
+        state.index = last
+        self.newest = max(self.newest, state.recorded_at)
+
+    def _begin(self, name: str, sequence: int) -> _Instance:
+        """A process that was not seen before. After a pruning, its first records may be among what is gone."""
+        state = self._instances[name] = _Instance()
+        if self._pruned and sequence:
+            self.midway += 1
+            state.next = state.known = sequence
+        return state
+
+    def _follows(self, run: Run) -> bool:
+        """True if these records are what should come next of their process, with no silence between them."""
+        state = self._instances.get(run.instance)
+        if state is None:
+            state = self._begin(run.instance, run.first)
+        in_order = run.first == state.next and run.recorded_from >= state.recorded_at
+        return in_order and run.recorded_to <= _soon(run.recorded_from, state.interval)
+
+    def _take_run(self, first: int, run: Run, count: int) -> Iterator[Finding]:
+        """Moves on over records of which `_follows` is true."""
+        state = self._instances[run.instance]
+        yield from self._compare_clocks(first, run.instance, state, run.recorded_from)
+        if run.recorded_from > state.watched:
+            yield from self._watch(first, run.instance, state, run.recorded_from)
+        state.next += count
+        state.recorded_at = run.recorded_to
+        self._leave(state, first + count - 1)
 
     def _unexpected(self, index: int, fact: Facts, state: _Instance) -> Iterator[Finding]:
         name, sequence = fact.service.instance, fact.sequence
+        if sequence < state.known:
+            text = f"process {name}: sequence {sequence} again; its first record of that number was not read this time"
+            yield Finding(9, "repeated", index, text, level="note")
+            return
         if sequence < state.next:
             # Allowed if it is a record that is there already; which is known when all action ids were seen.
             self._repeats[index] = f"process {name} used sequence {sequence} again, for another record"
@@ -84,11 +201,90 @@ class Counters:
         state.next = sequence + 1
         state.recorded_at = max(state.recorded_at, fact.recorded_at)
 
+    def _compare_clocks(self, index: int, name: str, state: _Instance, at: str) -> Iterator[Finding]:
+        """Between processes the log's order is not that of time, but nearly so."""
+        if state.apart or at < state.recorded_at or at[:_MINUTE] >= self.newest[:_MINUTE]:
+            return
+        behind = _seconds_between(at, self.newest)
+        if behind > APART:
+            state.apart = True
+            text = f"process {name}: recorded at {at}, {behind:.0f} s before what other processes recorded earlier"
+            yield Finding(8, "clock", index, text, level="note")
+
+    # --- signs of life -------------------------------------------------------------------------------------------
+
+    def promise(self, name: str, interval: int) -> Iterator[Finding]:
+        """A process gave a sign of life and says how often it will. Yields a silence before its first one."""
+        state = self._instances.get(name)
+        if state is None:
+            return
+        state.interval = interval
+        state.watched = _soon(state.recorded_at, interval)
+        before, state.longest = state.longest, None
+        if before is not None and before.seconds > _allowed(interval):
+            yield self._silence(name, interval, before)
+
+    def stop(self, name: str) -> None:
+        """A process said that it stops."""
+        if name in self._instances:
+            self._instances[name].stopped = True
+
+    def _watch(self, index: int, name: str, state: _Instance, at: str) -> Iterator[Finding]:
+        state.watched = _soon(at, state.interval)
+        if not state.recorded_at:
+            return
+        silence = Silence(_seconds_between(state.recorded_at, at), state.recorded_at, at, index)
+        if not state.interval:
+            if state.longest is None or silence.seconds > state.longest.seconds:
+                state.longest = silence
+        elif silence.seconds > _allowed(state.interval) and not state.stopped:
+            yield self._silence(name, state.interval, silence)
+
+    def _silence(self, name: str, interval: int, silence: Silence) -> Finding:
+        self.silences += 1
+        text = f"process {name}: silence from {silence.start} to {silence.end}, at most {interval} s were promised"
+        return Finding(13, "silent", silence.index, text, level="note")
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
     def finish(self, repeated: dict[int, int]) -> Iterator[Finding]:
-        """Yields counters that were used again by records that are no repetitions."""
+        """Yields counters that were used again by records that are no repetitions, and processes that fell silent."""
         for index, text in self._repeats.items():
             if index not in repeated:
                 yield Finding(7, "malformed", index, text)
+        for name, state in self._instances.items():
+            if state.stopped or not state.interval:
+                continue
+            if _seconds_between(state.recorded_at, self.newest) > _allowed(state.interval):
+                self.silences += 1
+                text = f"process {name}: nothing after {state.recorded_at}, and it did not say that it stopped"
+                yield Finding(13, "silent", state.index, text, level="note")
+
+    def processes(self) -> dict[str, Process]:
+        """What to remember of each."""
+        return {name: state.process() for name, state in self._instances.items()}
+
+
+def _allowed(interval: int) -> int:
+    """The longest silence that is none, in seconds: one sign of life may be late, and a little more."""
+    return 2 * interval + 5
+
+
+def _soon(at: str, interval: int) -> str:
+    """A text that is not before any time that follows ``at`` so soon that it need not be looked at.
+
+    To compare two texts costs a fraction of computing the difference of two times.
+    """
+    allowed = _allowed(interval) if interval else 60
+    return at[: _SECOND if allowed < 10 else _TENS if allowed < 60 else _MINUTE] + "~"
+
+
+def _seconds_between(start: str, end: str) -> float:
+    """Seconds from one RFC 3339 time to another; 0 if one of them is none: then the check of entries says so."""
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
 
 
 class ActionIds:
@@ -111,7 +307,8 @@ class ActionIds:
         if first != self._next:
             self._starts.append((len(self._ids), first))
         self._next = first + len(facts)
-        values = [_last_bits(fact) for fact in facts]
+        # A frame that was summed up where it was read has them ready; see `told.Told`.
+        values = getattr(facts, "ids", None) or [0 if fact is None else last_bits(fact.action_id) for fact in facts]
         self._ids.extend(values)
         if not self._map and any(values):
             self._map = bytearray(_PLACES + 1)
@@ -141,10 +338,11 @@ class ActionIds:
         return index + position - start
 
 
-def _last_bits(fact: Facts | None) -> int:
-    if fact is None or len(fact.action_id) != 36:
+def last_bits(action_id: str) -> int:
+    """Returns the last 64 bits of an action id; 0 for what is none."""
+    if len(action_id) != 36:
         return 0
     try:
-        return int(fact.action_id[19:23] + fact.action_id[24:], 16)
+        return int(action_id[19:23] + action_id[24:], 16) & _ALL_BITS
     except ValueError:
         return 0

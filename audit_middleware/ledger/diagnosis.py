@@ -1,18 +1,25 @@
 """Naming the cause: what was done to a frame whose entries do not lead to its signed root.
 
-A root says *that* something is wrong, not what. Here the possible changes are undone one at a time; the undoing that
-leads to the signed root is proof of the cause and of its place. Where nothing can be undone (an entry that is gone or
-overwritten cannot be brought back), the records' own counters and form give the most likely answer.
+A root says *that* something is wrong, not what. The commit keeps a short sum of each entry, and comparing those with
+what stands there names every entry concerned. Sums are a hint, which whoever altered entries can alter as well: where
+what they say can be undone (entries exchanged or added), it must lead to the signed root, else they are not believed.
+
+Without sums that help, the possible changes are undone one at a time; the undoing that leads to the signed root is
+proof of the cause and of its place. Where nothing can be undone (an entry that is gone or overwritten cannot be brought
+back), the records' own counters and form give the most likely answer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import RecordError
 from . import canonical
+from .alignment import Difference, differences, split
 from .counters import Facts
 from .report import Cause
+from .tree import SUM_SIZE, sums
 
 _PAIRS = 64
 """Up to so many entries every pair is exchanged; beyond, only neighbours and what the counters suggest."""
@@ -20,7 +27,7 @@ _PAIRS = 64
 _TRIES = 256
 
 Diagnosis = tuple[Cause, int, str]
-"""Cause, position in the frame, words."""
+"""Cause, position in the frame as it was signed, words."""
 
 
 def diagnose(
@@ -30,8 +37,9 @@ def diagnose(
     count: int,
     hint: int | None,
     leads_to_root: Callable[[Sequence[bytes]], bool],
-) -> Diagnosis:
-    """Returns what most likely happened to a frame that was signed with ``count`` entries.
+    kept: bytes = b"",
+) -> list[Diagnosis]:
+    """Returns what most likely happened to a frame that was signed with ``count`` entries; at least one answer.
 
     Args:
         entries: What stands there now.
@@ -40,7 +48,48 @@ def diagnose(
         count: How many entries the commit line counts.
         hint: Position of the first entry that is no valid record.
         leads_to_root: Whether a list of leaf hashes leads to the signed root.
+        kept: The commit's sums of its entries, if there are any.
     """
+    named = _by_sums(leaves, kept, leads_to_root) if len(kept) == count * SUM_SIZE else []
+    return named or [_by_likelihood(entries, leaves, facts, count, hint, leads_to_root)]
+
+
+def _by_sums(leaves: Sequence[bytes], kept: bytes, leads_to_root: Callable[[Sequence[bytes]], bool]) -> list[Diagnosis]:
+    """What the sums say; nothing, if they fit what stands there, or if undoing what they say does not help."""
+    signed = split(kept)
+    found = list(differences(signed, split(sums(leaves))))
+    kinds = {difference.kind for difference in found}
+    if kinds <= {"extra", "moved"}:
+        by_sum = {leaf[:SUM_SIZE]: leaf for leaf in leaves}
+        if not found or not leads_to_root([by_sum[one] for one in signed]):
+            return []
+    if kinds == {"moved"}:
+        return [("reordered", found[0].position, "in the signed order the entries lead to the signed root")]
+    counted = Counter(leaves)
+    return [_named(difference, leaves, counted) for difference in found]
+
+
+def _named(difference: Difference, leaves: Sequence[bytes], counted: Counter[bytes]) -> Diagnosis:
+    kind, position, at = difference
+    if kind == "altered":
+        return "altered", position, "the entry is not what was signed, by its sum in the commit line"
+    if kind == "missing":
+        return "missing", position, "the entry is gone, by the sums in the commit line"
+    if kind == "moved":
+        return "reordered", position, "another entry of this commit stands in its place, by the sums in the commit line"
+    if counted[leaves[at]] > 1:
+        return "duplicated", position, "the entry stands there more than once"
+    return "altered", position, "an entry was inserted, which has no sum in the commit line"
+
+
+def _by_likelihood(
+    entries: Sequence[bytes],
+    leaves: Sequence[bytes],
+    facts: Sequence[Facts | None],
+    count: int,
+    hint: int | None,
+    leads_to_root: Callable[[Sequence[bytes]], bool],
+) -> Diagnosis:
     if len(entries) > count:
         return _too_many(leaves, facts, count, leads_to_root)
     garbled = _first_garbled(entries)

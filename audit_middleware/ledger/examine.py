@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-import msgspec
 
 from ..errors import AuditError, FormatError, NoteError
 from . import tree
 from .checkpoint import Checkpoint, open_checkpoint
-from .counters import Facts, read_facts
+from .controls import Control
+from .counters import Facts
 from .note import Verifier
 from .report import Cause, Finding
+from .told import Collector, Told, facts_of
 
 CheckEntry = Callable[[bytes], object]
-"""Raises an `AuditError` for an entry that is no valid record."""
+"""Raises an `AuditError` for an entry that is no valid record. What it returns, if it is not ``None``, has the members
+of `counters.Facts` with the record's values, so that nothing is decoded twice."""
 
 
 class CommitLine(Protocol):
@@ -45,6 +46,11 @@ class CommitLine(Protocol):
     @property
     def checkpoint(self) -> bytes:
         """The signed note."""
+        ...
+
+    @property
+    def sums(self) -> bytes:
+        """The first 4 bytes of each entry's leaf hash; empty if the store keeps none."""
         ...
 
 
@@ -88,6 +94,9 @@ class Examined:
         checkpoint: Its checkpoint, if that opens.
         signature: Why it does not, otherwise.
         malformed: Positions and words for entries that ``check_entry`` refuses.
+        grown_from: Size and peaks of a tree from which these leaves are known to lead to the commit's size and peaks;
+            ``None`` if that was not tried. The fold then need not hash them again.
+        controls: Its records about the log itself.
     """
 
     frame: RawFrame
@@ -96,6 +105,8 @@ class Examined:
     checkpoint: Checkpoint | None
     signature: Finding | None
     malformed: Sequence[tuple[int, str]]
+    grown_from: tuple[int, tuple[bytes, ...]] | None = None
+    controls: Sequence[Control] = ()
 
 
 def examine(
@@ -104,10 +115,10 @@ def examine(
     """Does checks 1, 2 and 5 on one frame, and prepares the others."""
     if frame.torn:
         return Examined(frame, (), (), None, None, ())
-    leaves = [tree.leaf_hash(entry) for entry in frame.entries]
     checkpoint, signature = _open(frame, origin, verifiers)
-    malformed = list(_refused(frame.entries, check_entry)) if check_entry is not None else ()
-    return Examined(frame, leaves, _read_all(frame.entries), checkpoint, signature, malformed)
+    facts, malformed, controls = _look_at(frame.entries, check_entry)
+    leaves = tree.leaf_hashes(frame.entries)
+    return Examined(frame, leaves, facts, checkpoint, signature, malformed, controls=controls)
 
 
 def _open(
@@ -122,31 +133,21 @@ def _open(
         return None, Finding(check, cause, frame.commit.first, str(error), frame.where)
 
 
-def _refused(entries: Sequence[bytes], check_entry: CheckEntry) -> Iterator[tuple[int, str]]:
+def _look_at(
+    entries: Sequence[bytes], check_entry: CheckEntry | None
+) -> tuple[Told, list[tuple[int, str]], tuple[Control, ...]]:
+    """Check 2, the facts of each entry and the control records, from one decoding if the check hands them out."""
+    collector = Collector()
+    malformed: list[tuple[int, str]] = []
     for position, entry in enumerate(entries):
-        try:
-            check_entry(entry)
-        except AuditError as error:
-            yield position, str(error)
-
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-def _read_all(entries: Sequence[bytes]) -> list[Facts | None]:
-    try:
-        return [read_facts(entry) for entry in entries]
-    except _UNREADABLE:
-        return [_read_one(entry) for entry in entries]
-
-
-def _read_one(entry: bytes) -> Facts | None:
-    try:
-        return read_facts(entry)
-    except msgspec.ValidationError:
-        return Facts()  # JSON, but no record of ours
-    except _UNREADABLE:
-        return None
+        found = None
+        if check_entry is not None:
+            try:
+                found = check_entry(entry)
+            except AuditError as error:
+                malformed.append((position, str(error)))
+        collector.add(facts_of(entry) if found is None else found)
+    return collector.told(entries), malformed, collector.controls(entries)
 
 
 def _signature_cause(error: AuditError, note: bytes, verifiers: Sequence[Verifier]) -> tuple[Cause, int]:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from . import tree
+from .anchors import Anchors, Outside
 from .checkpoint import Checkpoint
-from .counters import ActionIds, Counters
+from .claims import claims_of, contradiction, open_questions
 from .diagnosis import diagnose
 from .examine import CommitLine, Examined
+from .records import Records
 from .report import Cause, Finding, Findings, Level, Report
+from .start import Approach, Start
+from .state import State
 
 CheckIndex = Callable[[int, Sequence[bytes]], Iterable[tuple[int, str]]]
 """Given the first log index and entries, yields (log index, words) for each that the search index has wrong.
@@ -35,28 +39,38 @@ class _Gap:
 class Fold:
     """Takes examined frames in order; knows the size and peaks up to which everything is what was signed."""
 
-    def __init__(self, origin: str, anchor: Checkpoint | None, check_index: CheckIndex | None, limit: int) -> None:
-        """Starts with the empty tree."""
+    def __init__(self, origin: str, start: Start, outside: Outside, check_index: CheckIndex | None, limit: int) -> None:
+        """Starts with the tree before the first entry that is to be read."""
         self.entries = 0
         self._ended = False
         self._origin = origin
-        self._anchor = anchor
-        self._anchored = anchor is None or anchor.size == 0
+        self._start = start
+        self._approach = Approach(start)
+        self._outside = outside
+        self._anchors = Anchors.of(outside.anchors)
         self._check_index = check_index
         self._limit = limit
         self._findings = Findings(limit)
-        self._size = 0
-        self._peaks: tuple[bytes, ...] = ()
-        self._certain = True  # False after a commit that could not be read: the peaks may not be what was signed
+        self._size = start.size
+        self._peaks = start.peaks
+        self._certain = start.finding is None  # False: the peaks may not be what was signed
         self._unchecked: list[str] = []
-        self._sound = Checkpoint(origin, 0, tree.EMPTY_ROOT)
+        self._sound = start.checkpoint
+        self._note = start.note
         self._recent: dict[int, bytes] = {}
         self._gaps: list[_Gap] = []
-        self._counters = Counters()
-        self._ids = ActionIds()
+        self._records = Records(start.resume, pruned=start.pruned > 0)
+        for finding in (*outside.findings, *([start.finding] if start.finding else ())):
+            self._findings.add(finding)
+        for anchor in self._anchors.begin(start.size, start.checkpoint.root):
+            self._find(11, "forked", None, contradiction(anchor))
 
     def add(self, examined: Examined) -> None:
         """Takes the next frame."""
+        for admitted in self._approach.admit(examined):
+            self._add(admitted)
+
+    def _add(self, examined: Examined) -> None:
         frame = examined.frame
         if self._ended:
             self._find(1, "altered", self._size, "more follows what is only allowed at the very end", frame.where)
@@ -78,22 +92,26 @@ class Fold:
         checkpoint = examined.checkpoint
         if commit.first != self._size or checkpoint is None or checkpoint.size != commit.size:
             return False
-        size, peaks = tree.append(self._size, self._peaks, examined.leaves)
+        if examined.grown_from == (self._size, self._peaks):
+            size, peaks = commit.size, tuple(commit.peaks)
+        else:
+            size, peaks = tree.append(self._size, self._peaks, examined.leaves)
         if size != commit.size or tree.root(peaks) != checkpoint.root or tuple(commit.peaks) != peaks:
             return False
         self._take(commit.first, examined, peaks)
         self._trust(checkpoint)
+        self._note = commit.checkpoint
         return True
 
     def _take(self, first: int, examined: Examined, peaks: tuple[bytes, ...]) -> None:
-        """Moves on over entries that are what was signed, and does checks 2 and 7 to 11 on them."""
-        self._compare_with_anchor(examined.leaves)
+        """Moves on over entries that are what was signed, and does checks 2, 7 to 11 and 13 to 16 on them."""
+        for anchor in self._anchors.meet(self._size, self._peaks, examined.leaves):
+            self._find(11, "forked", None, contradiction(anchor))
         self._size, self._peaks = first + len(examined.leaves), peaks
         for position, text in examined.malformed:
             self._find(2, "malformed", first + position, text, examined.frame.where)
-        for finding in self._counters.add(first, examined.facts):
+        for finding in self._records.add(first, examined):
             self._findings.add(finding)
-        self._ids.add(first, examined.facts)
         entries = examined.frame.entries
         if self._check_index is not None and len(entries) == len(examined.leaves):
             for index, text in self._check_index(first, entries):
@@ -104,17 +122,6 @@ class Fold:
         self._recent[checkpoint.size] = checkpoint.root
         if len(self._recent) > _RECENT:
             del self._recent[next(iter(self._recent))]
-
-    def _compare_with_anchor(self, leaves: Sequence[bytes]) -> None:
-        """Check 11, when the frame about to be taken reaches the anchor's size."""
-        anchor = self._anchor
-        if anchor is None or self._anchored or not self._size < anchor.size <= self._size + len(leaves):
-            return
-        self._anchored = True
-        _, peaks = tree.append(self._size, self._peaks, leaves[: anchor.size - self._size])
-        if tree.root(peaks) != anchor.root:
-            text = f"the first {anchor.size} entries do not lead to the root of the checkpoint kept elsewhere"
-            self._find(11, "forked", None, text)
 
     # --- a frame that is not -------------------------------------------------------------------------------------
 
@@ -134,7 +141,7 @@ class Fold:
         frame = examined.frame
         text = f"the commit of the entries from here on cannot be read: {frame.problem}"
         self._find(1, "altered", self._size, text, frame.where)
-        self._skip_counters(self._size, examined)
+        self._records.skip(self._size, examined)
         self._size, self._peaks = tree.append(self._size, self._peaks, examined.leaves)
         self._certain = False
 
@@ -169,10 +176,10 @@ class Fold:
             self._find(number, "altered", self._size, "the entries are not what was signed", frame.where)
             return
         hint = examined.malformed[0][0] if examined.malformed else None
-        cause, position, text = diagnose(
-            frame.entries, examined.leaves, examined.facts, count, hint, partial(self._leads_to, examined.checkpoint)
-        )
-        self._find(number, cause, self._size + position, text, frame.where)
+        sums = frame.commit.sums if frame.commit is not None else b""
+        leads = partial(self._leads_to, examined.checkpoint)
+        for cause, position, text in diagnose(frame.entries, examined.leaves, examined.facts, count, hint, leads, sums):
+            self._find(number, cause, self._size + position, text, frame.where)
 
     def _too_far(self, examined: Examined, commit: CommitLine) -> None:
         """Entries should have come before this frame. Or are they in it, because their commit line is not?"""
@@ -220,7 +227,7 @@ class Fold:
         """Goes on from the peaks of a bad frame if its own checkpoint signs them, else from what can be had."""
         checkpoint, peaks = examined.checkpoint, tuple(commit.peaks)
         first = max(self._size, commit.first)
-        self._skip_counters(first, examined)
+        self._records.skip(first, examined)
         if len(peaks) != commit.size.bit_count():
             peaks = (bytes(tree.HASH_SIZE),) * commit.size.bit_count()  # they lead nowhere; the state must have some
         self._size, self._peaks = commit.size, peaks
@@ -234,28 +241,26 @@ class Fold:
             which = f"entry {first} by itself: its" if one else f"entries {first} to {last} by themselves: their"
             self._unchecked.append(f"{which} commit is damaged")
 
-    def _skip_counters(self, first: int, examined: Examined) -> None:
-        """Moves the processes' counters over entries that are not trusted, so that later ones are not blamed."""
-        for _ in self._counters.add(first, examined.facts):
-            pass
-
     # --- the end -------------------------------------------------------------------------------------------------
 
     def report(self, entries_checked: bool) -> Report:
         """Does what is left when all frames were seen, and returns the report."""
+        self._finish_start()
         for gap in self._gaps:
             cause: Cause = "reordered" if gap.found_later else "missing"
             text = f"entries {gap.start} to {gap.end - 1} are {'further behind' if gap.found_later else 'not there'}"
             self._find(3, cause, gap.start, text, gap.where)
-        self._finish_anchor()
-        repeated = self._ids.repeated()
-        for finding in self._counters.finish(repeated):
+        self._finish_anchors()
+        for finding in self._records.finish():
             self._findings.add(finding)
-        for index, before in repeated.items():
-            self._find(9, "repeated", index, f"the action_id of entry {before}", level="note")
         if self._check_index is not None:
             for index, text in self._check_index(self._size, ()):
                 self._find(10, "index column differs", index, text)
+        sound = self._findings.errors == 0
+        claims = claims_of(self._anchors, self._start, self._sound.size) if sound else ()
+        claim = claims[-1].text if claims else "none: the log is not what was signed"
+        if not self._is_witnessed() and sound:
+            claim = "none: the quorum that the trust file demands has not cosigned this log"
         first, holds = self._findings.first, self._findings.errors == 0
         return Report(
             origin=self._origin,
@@ -267,42 +272,74 @@ class Fold:
             cause=first.cause if first else None,
             findings=self._findings.all(),
             more=self._findings.more,
-            claim=self._claim(holds),
+            claim=claim,
             not_checked=self._not_checked(entries_checked),
+            claims=claims,
+            counts=self._records.counts,
+            start=self._start.size,
+            pruned=self._start.pruned,
+            state=self._remember() if holds and self._size else None,
         )
 
-    def _finish_anchor(self) -> None:
-        anchor = self._anchor
-        if anchor is None or self._anchored:
-            return
-        if self._size < anchor.size:
-            text = f"the log ends at size {self._size}, but a checkpoint of size {anchor.size} was kept elsewhere"
-            self._find(11, "truncated", self._size, text)
-        else:
-            self._unchecked.append(f"the checkpoint kept elsewhere (size {anchor.size}): entries below it are damaged")
+    def _finish_start(self) -> None:
+        """Was the beginning reached, and does the log explain why the pruned part is gone?"""
+        for examined in self._approach.rest():
+            self._add(examined)
+        start = self._start
+        if self._approach.contradicted:
+            text = f"the first {start.size} entries are not those that {start.words}: another root was signed there"
+            self._find(11, "forked", None, text)
+        if start.resume is not None and not self._approach.found:
+            last = self._approach.last
+            text = f"the log ends at size {last}, but a verification remembers {start.size} entries"
+            self._find(11, "truncated", last, text)
+        explained = self._records.coherence.pruned
+        if start.pruned and (explained is None or explained[0] < start.pruned):
+            text = f"entries 0 to {start.pruned - 1} are not there, and no record in the rest of the log explains it"
+            self._find(15, "missing", 0, text)
 
-    def _claim(self, holds: bool) -> str:
-        if not holds:
-            return "none: the log is not what was signed"
-        if self._anchor is not None:
-            return (
-                f"consistent with the checkpoint kept elsewhere: none of the first {self._anchor.size} entries was "
-                f"changed, removed, inserted or moved; all {self._sound.size} entries are what the log's key signed"
-            )
-        return f"locally consistent: all {self._sound.size} entries are what the log's key signed, in that order"
+    def _finish_anchors(self) -> None:
+        self._anchors.pass_over(self._size)
+        for anchor in reversed(self._anchors.due):
+            text = f"the log ends at size {self._size}, but a checkpoint of size {anchor.size} was {anchor.label}"
+            self._find(11, "truncated", self._size, text)
+
+    def _is_witnessed(self) -> bool:
+        """Check 12: a quorum, where one is demanded, has cosigned what this log leads to."""
+        quorum, size, resume = self._outside.quorum, self._sound.size, self._start.resume
+        if quorum is None or size == 0 or self._anchors.newest("witnessed") is not None:
+            return True
+        if resume is not None and resume.witnessed:
+            self._unchecked.append(f"whether anybody cosigned more than the first {resume.witnessed} entries")
+            return True
+        text = f"quorum {quorum!r} of the trust file is not reached: {self._outside.cosigned}"
+        self._find(12, "not witnessed", None, text)
+        return False
 
     def _not_checked(self, entries_checked: bool) -> tuple[str, ...]:
-        left = list(self._unchecked)
-        beyond = f" after entry {self._anchor.size - 1}" if self._anchor is not None and self._anchor.size else ""
-        left.append(
-            f"whether entries{beyond} were cut off at the end of a commit, or all written anew and signed again with "
-            "the log's key: only a later checkpoint kept elsewhere can show that"
-        )
+        left = list(open_questions(self._anchors, self._start, self._records, self._outside, self._unchecked))
         if not entries_checked:
             left.append("whether each entry is canonical and fits the record's schema")
         if self._check_index is None:
             left.append("whether the search index says what the entries say")
         return tuple(left)
+
+    def _remember(self) -> State:
+        """What the next verification needs to go on from here."""
+        seen, resume = self._anchors.newest("witnessed"), self._start.resume
+        return State(
+            origin=self._origin,
+            size=self._size,
+            root=self._sound.root,
+            peaks=self._peaks,
+            checkpoint=self._note.decode(),
+            newest=self._records.counters.newest,
+            processes=self._records.processes(),
+            retention=self._records.coherence.retention,
+            pruned=self._records.coherence.pruned,
+            witnessed=seen.newest.size if seen is not None else resume.witnessed if resume is not None else 0,
+            whole=self._start.size == 0 if resume is None else resume.whole,
+        )
 
     def _find(
         self, check: int, cause: Cause, index: int | None, text: str, where: str = "", level: Level = "error"

@@ -11,6 +11,7 @@ C2SP signed-note v1.0.0. All of it is UTF-8; no character below U+0020 but newli
 * Key ID: the first 4 bytes of SHA-256(name || "\\n" || type byte || public key).
 * Verifier key: ``<name>+<key ID as 8 lowercase hex digits>+<base64(type byte || public key)>``.
 * Signer key, a convention of Go's sumdb/note: ``PRIVATE+KEY+<name>+<hex>+<base64(type byte || 32-byte seed)>``.
+  The type says what the key is for: 0x01 signs a log, 0x04 and 0x06 cosign for a witness; none is taken for the other.
 
 What `open_note` decides: a line whose name and key ID match no verifier is unverified and ignored; one that matches a
 verifier must hold, or the whole note is refused; a second line of the same key is skipped; a note without any line that
@@ -24,12 +25,20 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from ..errors import NoteError
 from . import cosignature
 from .lines import check_text, from_base64, has_control, is_name, to_base64
-from .signatures import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44, ED25519, KEY_SIZE, SIGNATURE_SIZE, Signer, valid
+from .signatures import (
+    COSIGNATURE_ED25519,
+    COSIGNATURE_MLDSA44,
+    ED25519,
+    KEY_SIZE,
+    SEED_SIZE,
+    SIGNATURE_SIZE,
+    Signer,
+    public_key_of,
+    valid,
+)
 
 __all__ = [
     "COSIGNATURE_ED25519",
@@ -44,8 +53,10 @@ __all__ = [
     "format_vkey",
     "key_id",
     "open_note",
+    "parse_cosigner_key",
     "parse_signer_key",
     "parse_vkey",
+    "read_note",
     "sign",
 ]
 
@@ -97,6 +108,11 @@ class Signature:
             return cosignature.cosignature_time(self.body)
         return None
 
+    @property
+    def line(self) -> bytes:
+        """The line as it stands in a note, with its newline."""
+        return f"{_DASH}{self.name} {to_base64(self.key_id + self.body)}\n".encode()
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -136,26 +152,37 @@ def parse_vkey(text: str) -> Verifier:
     return Verifier(name, kind, public_key)
 
 
-def format_signer_key(name: str, seed: bytes) -> str:
-    """Returns an Ed25519 seed of 32 bytes in the ``PRIVATE+KEY+`` form. Keep it secret."""
-    _check_key(name, ED25519, seed, 32)
-    public_key = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-    return f"{_PRIVATE}{name}+{key_id(name, ED25519, public_key).hex()}+{to_base64(bytes((ED25519,)) + seed)}"
+def format_signer_key(name: str, seed: bytes, kind: int = ED25519) -> str:
+    """Returns a seed of 32 bytes in the ``PRIVATE+KEY+`` form. Keep it secret."""
+    _check_key(name, kind, seed, SEED_SIZE)
+    identifier = key_id(name, kind, public_key_of(kind, seed))
+    return f"{_PRIVATE}{name}+{identifier.hex()}+{to_base64(bytes((kind,)) + seed)}"
 
 
 def parse_signer_key(text: str) -> tuple[str, bytes]:
-    """Returns name and 32-byte seed of a ``PRIVATE+KEY+`` text (Ed25519). No error repeats any part of the secret."""
+    """Returns name and 32-byte seed of a log's ``PRIVATE+KEY+`` text. No error repeats any part of the secret."""
+    name, _, seed = _parse_private(text, (ED25519,), "signer key")
+    return name, seed
+
+
+def parse_cosigner_key(text: str) -> tuple[str, int, bytes]:
+    """Returns name, type and 32-byte seed of a witness's ``PRIVATE+KEY+`` text; a log's key is refused."""
+    return _parse_private(text, (COSIGNATURE_ED25519, COSIGNATURE_MLDSA44), "cosigner key")
+
+
+def _parse_private(text: str, kinds: tuple[int, ...], what: str) -> tuple[str, int, bytes]:
     name, _, rest = text.removeprefix(_PRIVATE).partition("+")
     _, _, encoded = rest.partition("+")
     if not text.startswith(_PRIVATE):
-        raise NoteError("signer key: does not start with PRIVATE+KEY+")
-    material = from_base64(encoded, "signer key", NoteError)
+        raise NoteError(f"{what}: does not start with PRIVATE+KEY+")
+    material = from_base64(encoded, what, NoteError)
     # Nothing of a garbled key is repeated: where its name ends and its secret begins is then anybody's guess.
-    if not is_name(name) or material[:1] != bytes((ED25519,)) or len(material) != 33:
-        raise NoteError("signer key: not <name>+<key ID>+<base64 of 0x01 and a 32-byte seed> after PRIVATE+KEY+")
-    if format_signer_key(name, material[1:]) != text:
-        raise NoteError("signer key: the key ID does not belong to this name and key")
-    return name, material[1:]
+    if not is_name(name) or not material or material[0] not in kinds or len(material) != 1 + SEED_SIZE:
+        allowed = " or ".join(f"0x{kind:02x}" for kind in kinds)
+        raise NoteError(f"{what}: not <name>+<key ID>+<base64 of {allowed} and a 32-byte seed> after PRIVATE+KEY+")
+    if format_signer_key(name, material[1:], material[0]) != text:
+        raise NoteError(f"{what}: the key ID does not belong to this name and key")
+    return name, material[0], material[1:]
 
 
 def sign(text: str, signers: Iterable[Signer]) -> bytes:
@@ -179,7 +206,7 @@ def open_note(note: bytes, verifiers: Iterable[Verifier]) -> Note:
     Raises `NoteError` if the note is malformed, a known key's signature does not hold, or no known key signed.
     """
     known = _index(verifiers)
-    text, signatures = _parse(note)
+    text, signatures = read_note(note)
     verified: dict[tuple[str, bytes], Signature] = {}
     unverified: dict[Signature, None] = {}
     for line in signatures:
@@ -203,7 +230,8 @@ def _index(verifiers: Iterable[Verifier]) -> dict[tuple[str, bytes], Verifier]:
     return known
 
 
-def _parse(note: bytes) -> tuple[str, list[Signature]]:
+def read_note(note: bytes) -> tuple[str, list[Signature]]:
+    """Returns text and signature lines of a note. Nothing is verified: for telling malformed from unknown."""
     try:
         content = note.decode()
     except UnicodeDecodeError as error:
@@ -234,8 +262,7 @@ def _line(signer: Signer, kind: int, body: bytes) -> str:
     if kind == ED25519 and len(body) != SIGNATURE_SIZE[ED25519]:
         raise NoteError(f"signature of {signer.name}: {len(body)} bytes, not {SIGNATURE_SIZE[ED25519]}")
     _check_key(signer.name, kind, signer.public_key, KEY_SIZE.get(kind))
-    identifier = key_id(signer.name, kind, signer.public_key)
-    return f"{_DASH}{signer.name} {to_base64(identifier + body)}\n"
+    return Signature(signer.name, key_id(signer.name, kind, signer.public_key), body).line.decode()
 
 
 def _check_key(name: str, kind: int, key: bytes, size: int | None) -> None:

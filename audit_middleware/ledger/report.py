@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from .state import State
 
 Cause = Literal[
     "altered",  # bytes are not what was signed
@@ -18,11 +20,19 @@ Cause = Literal[
     "other log",  # signed by a trusted key, but for another origin
     "malformed",  # signed as it stands, but no valid record
     "index column differs",  # the search index says something else than the log
+    "not witnessed",  # the witnesses that the trust file demands cosigned no checkpoint that this log leads to
+    "unexplained",  # entries were pruned, and no earlier record sets the rule for that
     "torn",  # note: the beginning of a commit that a crash cut short; never acknowledged
     "repeated",  # note: one record sent twice after an ambiguous failure
+    "gap",  # note: the log itself says that records could not be kept
+    "silent",  # note: a process did not give the sign of life that it had promised
+    "clock",  # note: a clock jumped, or two processes' clocks disagree
+    "not counted",  # note: something offered as evidence is none, and counts for nothing
 ]
 
 Level = Literal["error", "note"]
+
+ClaimKind = Literal["locally consistent", "kept elsewhere", "archived", "time-stamped", "witnessed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,35 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing that the verification proves.
+
+    ``size``: it speaks of the entries below this index. ``by``: the witnesses, for ``witnessed``. ``time``: RFC 3339,
+    when somebody else said so.
+    """
+
+    kind: ClaimKind
+    size: int
+    text: str
+    by: tuple[str, ...] = ()
+    time: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the log's records say of the log itself, added up over what was read.
+
+    ``gaps``: gap records; ``lost``: records that these stand for; ``silences``: of processes that should have given a
+    sign of life; ``jumps``: of clocks.
+    """
+
+    gaps: int = 0
+    lost: int = 0
+    silences: int = 0
+    jumps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of a verification.
 
@@ -55,8 +94,13 @@ class Report:
         cause: What is wrong there.
         findings: Everything found, errors and notes, in the order of the log; at most as many as were asked for.
         more: How many findings were left out.
-        claim: What the verdict proves, in words.
+        claim: What the verdict proves, in words: the strongest of the claims.
         not_checked: What it says nothing about.
+        claims: All that was proved, the weakest first.
+        counts: What the log's records say of the log itself.
+        start: Log index of the first entry that was to be read: not 0 after a pruning, or an earlier verification.
+        pruned: How many entries at the beginning of the log were pruned.
+        state: What to remember, to go on from here another time; ``None`` unless the log holds. Not part of the JSON.
     """
 
     origin: str
@@ -70,6 +114,11 @@ class Report:
     more: int
     claim: str
     not_checked: tuple[str, ...]
+    claims: tuple[Claim, ...] = ()
+    counts: Counts = Counts()
+    start: int = 0
+    pruned: int = 0
+    state: State | None = None
 
     @property
     def verdict(self) -> str:
@@ -78,7 +127,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types; the root as base64, like in a checkpoint."""
-        values = asdict(self)
+        values = asdict(replace(self, state=None))
+        del values["state"]
         values["verdict"] = self.verdict
         values["root"] = b64encode(self.root).decode("ascii")
         return values

@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..errors import NoteError
 
@@ -46,6 +46,11 @@ KEY_SIZE = {ED25519: 32, COSIGNATURE_ED25519: 32, COSIGNATURE_MLDSA44: 1312}
 
 SIGNATURE_SIZE = {ED25519: 64, COSIGNATURE_ED25519: 64, COSIGNATURE_MLDSA44: 2420}
 """Bytes of the signature without its time, by type."""
+
+SEED_SIZE = 32
+"""Bytes of the secret that a key of any type is derived from."""
+
+_NO_MLDSA = "ML-DSA-44: this cryptography has no ML-DSA; install cryptography>=48"
 
 
 class Signer(Protocol):
@@ -80,6 +85,18 @@ def valid(kind: int, public_key: bytes, message: bytes, signature: bytes) -> boo
     return True
 
 
+def public_key_of(kind: int, seed: bytes) -> bytes:
+    """Returns the raw public key that a seed of 32 bytes leads to; `NoteError` when it cannot be derived here."""
+    if kind != COSIGNATURE_MLDSA44:
+        return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    if mldsa is None:
+        raise NoteError(_NO_MLDSA)
+    try:
+        return mldsa.MLDSA44PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
+    except UnsupportedAlgorithm as error:
+        raise NoteError("ML-DSA-44: the OpenSSL behind cryptography has no ML-DSA") from error
+
+
 # A verifier asks for the same few keys again and again: parsing one costs about as much as a hash of 10 kB.
 @lru_cache(maxsize=256)
 def _ed25519(public_key: bytes) -> Ed25519PublicKey:
@@ -89,8 +106,8 @@ def _ed25519(public_key: bytes) -> Ed25519PublicKey:
 @lru_cache(maxsize=256)
 def _mldsa44(public_key: bytes) -> mldsa.MLDSA44PublicKey:
     if mldsa is None:
-        raise NoteError("ML-DSA-44 cosignature: this cryptography has no ML-DSA; install cryptography>=48")
+        raise NoteError(_NO_MLDSA)
     try:
         return mldsa.MLDSA44PublicKey.from_public_bytes(public_key)
     except UnsupportedAlgorithm as error:
-        raise NoteError("ML-DSA-44 cosignature: the OpenSSL behind cryptography has no ML-DSA") from error
+        raise NoteError("ML-DSA-44: the OpenSSL behind cryptography has no ML-DSA") from error

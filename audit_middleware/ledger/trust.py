@@ -67,11 +67,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A checkpoint that satisfies a policy: what it says, its note, and the names of the witnesses that cosigned."""
+    """A checkpoint that a trusted log signed: what it says, its note, and the names of the witnesses that cosigned."""
 
     checkpoint: Checkpoint
     note: Note
     witnesses: frozenset[str]
+
+    @property
+    def time(self) -> int | None:
+        """POSIX seconds of the newest cosignature; ``None`` without one."""
+        return max((line.time for line in self.note.verified if line.time is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,14 @@ class Policy:
         ``origin`` narrows the listed logs to one. Raises `NoteError` if signatures are wrong or missing, `FormatError`
         if the note holds no checkpoint or one of another origin.
         """
+        opened = self.look(note, origin)
+        if not self.satisfied_by(opened.witnesses):
+            seen = ", ".join(sorted(opened.witnesses)) or "nobody"
+            raise NoteError(f"checkpoint: quorum {self.quorum!r} is not reached, cosigned by {seen}")
+        return opened
+
+    def look(self, note: bytes, origin: str | None = None) -> Opened:
+        """Like `open`, but whoever cosigned suffices, even nobody; whether that is a quorum, `satisfied_by` says."""
         cosigners = {(one.verifier.name, one.verifier.key_id): one.name for one in self.witnesses}
         keys = [log.verifier for log in self.logs] + [witness.verifier for witness in self.witnesses]
         opened = open_note(note, keys)
@@ -112,11 +125,7 @@ class Policy:
             raise FormatError(f"checkpoint: origin is {checkpoint.origin!r}, not {origin!r}")
         if not any((key.name, key.key_id) in signed for key in self.log_keys(checkpoint.origin)):
             raise NoteError(f"checkpoint: not signed by a trusted key of the log {checkpoint.origin!r}")
-        witnesses = frozenset(name for key, name in cosigners.items() if key in signed)
-        if not self.satisfied_by(witnesses):
-            seen = ", ".join(sorted(witnesses)) or "nobody"
-            raise NoteError(f"checkpoint: quorum {self.quorum!r} is not reached, cosigned by {seen}")
-        return Opened(checkpoint, opened, witnesses)
+        return Opened(checkpoint, opened, frozenset(name for key, name in cosigners.items() if key in signed))
 
 
 def parse_policy(data: bytes) -> Policy:

@@ -60,6 +60,10 @@ def test_the_report_of_a_good_log() -> None:
         "more": 0,
         "claim": "locally consistent: all 5 entries are what the log's key signed, in that order",
         "not_checked": list(report.not_checked),
+        "claims": [{"kind": "locally consistent", "size": 5, "text": report.claim, "by": [], "time": None}],
+        "counts": {"gaps": 0, "lost": 0, "silences": 0, "jumps": 0},
+        "start": 0,
+        "pruned": 0,
     }
     assert len(report.not_checked) == 1
     assert "written anew and signed again" in report.not_checked[0]

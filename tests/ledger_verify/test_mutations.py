@@ -192,7 +192,7 @@ def test_an_entry_dropped_without_counters(plain: Patient) -> None:
     frame = plain.frames[1]
     one, _, three = frames.read_raw(frame, "").entries
     report = plain.report(plain.frames[0] + rebuilt(frame, (one, three), rehash=True))
-    assert (report.holds, report.cause, report.index) == (False, "missing", 2)
+    assert (report.holds, report.cause, report.index) == (False, "missing", 3)
 
 
 @pytest.mark.parametrize("rehash", [False, True])
@@ -232,7 +232,8 @@ def test_everything_recomputed_but_the_signature(records: Patient) -> None:
         entries = [entry.replace(b"user-3", b"user-9") for entry in one.entries] if number == 1 else list(one.entries)
         assert one.commit is not None
         size, peaks = tree.append(size, peaks, map(tree.leaf_hash, entries))
-        changed.append(frames.encode_frame(one.commit.first, entries, Head(size, peaks, one.commit.checkpoint)))
+        sums = tree.sums(map(tree.leaf_hash, entries))
+        changed.append(frames.encode_frame(one.commit.first, entries, Head(size, peaks, one.commit.checkpoint, sums)))
     report = records.report(b"".join(changed))
     assert (report.holds, report.cause) == (False, "altered")
     assert report.index is not None
@@ -302,7 +303,7 @@ def forged(raw: frames.RawFrame, note: bytes) -> bytes:
     """The frame with another checkpoint, and a hash that fits."""
     commit = raw.commit
     assert commit is not None
-    return frames.encode_frame(commit.first, raw.entries, Head(commit.size, commit.peaks, note))
+    return frames.encode_frame(commit.first, raw.entries, Head(commit.size, commit.peaks, note, commit.sums))
 
 
 def test_a_checkpoint_replaced(records: Patient) -> None:
@@ -343,7 +344,8 @@ def test_a_checkpoint_of_another_log(records: Patient) -> None:
 def test_wrong_peaks_under_a_right_checkpoint(records: Patient) -> None:
     raw = frames.read_raw(records.frames[1], "")
     assert raw.commit is not None
-    changed = frames.encode_frame(2, raw.entries, Head(5, raw.commit.peaks[::-1], raw.commit.checkpoint))
+    head = Head(5, raw.commit.peaks[::-1], raw.commit.checkpoint, raw.commit.sums)
+    changed = frames.encode_frame(2, raw.entries, head)
     report = records.report(b"".join([records.frames[0], changed, *records.frames[2:]]))
     assert (report.cause, report.index, len(report.findings)) == ("altered", 2, 1)
 

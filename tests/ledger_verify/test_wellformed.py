@@ -1,0 +1,255 @@
+"""The quick check of an entry: takes every valid record, and nothing that the schema and the canonical form refuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
+
+from audit_middleware.errors import RecordError
+from audit_middleware.evidence import wellformed
+from audit_middleware.evidence.wellformed import check_record
+from audit_middleware.ledger import canonical
+from audit_middleware.ledger.counters import ActionIds, Counters, Facts, last_bits
+from audit_middleware.ledger.told import Collector, Told, facts_of
+from audit_middleware.model import Record
+from tests.stores.samples import batches, entry, record, small
+
+
+def plain(value: Any) -> bytes:
+    """Sorted JSON without white space, whatever the canonical form thinks of it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def valid(data: bytes) -> bool:
+    """The canonical form and the published models, and nothing else."""
+    try:
+        Record.model_validate(canonical.decode(data))
+    except (RecordError, ValidationError):
+        return False
+    return True
+
+
+def assert_agrees(data: bytes) -> bool:
+    """Returns whether the bytes are a valid record, after making sure that `check_record` says the same."""
+    expected = valid(data)
+    assert wellformed._quick(data) is None or expected, data[:200]
+    if expected:
+        check_record(data)
+    else:
+        with pytest.raises(RecordError):
+            check_record(data)
+    return expected
+
+
+def places(value: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in value.items():
+        yield (*path, name)
+        if isinstance(inner, dict):
+            yield from places(inner, (*path, name))
+
+
+def changed(path: Sequence[str], value: Any) -> dict[str, Any]:
+    result = full()
+    target = result
+    for name in path[:-1]:
+        target = target[name]
+    target[path[-1]] = value
+    return result
+
+
+def full() -> dict[str, Any]:
+    """A record in which every part is there."""
+    body = {"content": {"a": [1, "x", None]}, "content_type": "application/json", "size": 9, "truncated": False}
+    values = copy.deepcopy(record(3))
+    values["impact"] = {"before": {"a": 1}, "after": [2], "count": 3}
+    values["request"] |= {"body": dict(body), "headers": {"accept": "*/*"}, "path_params": {"id": "7"}}
+    values["response"] |= {"body": dict(body)}
+    return values
+
+
+HOSTILE: list[Any] = [
+    None, True, 0, -1, 1.5, 2**53 - 1, 2**53, 2**64, 10**30, "", "x", "ä", "x" * 2048, "ä" * 2048, "x" * 2049, "\n", [],
+    ["x"], ["x" * 2049], [1], [None], {}, {"x": 1}, {"ä": 1}, {"x": "y"}, {"ä": "y"}, {"x": "y" * 2049}, {"x": 2**53},
+    {"x": [1.0]}, {"x": None}, "allow", "outcome", "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:00.000000Z\n",
+    "٢٠٢٦-01-01T00:00:00.000000Z", "019b76da-a800-7000-8000-0000000000ab", "019B76DA-a800-7000-8000-0000000000ab",
+]  # fmt: skip
+
+
+def test_every_place_takes_the_same_values() -> None:
+    assert assert_agrees(plain(full()))
+    taken = refused = 0
+    for path in places(full()):
+        for value in HOSTILE:
+            if assert_agrees(plain(changed(path, value))):
+                taken += 1
+            else:
+                refused += 1
+    assert taken > 300
+    assert refused > 1000
+
+
+def test_members_that_are_missing_or_too_many() -> None:
+    for path in places(full()):
+        values = full()
+        target = values
+        for name in path[:-1]:
+            target = target[name]
+        del target[path[-1]]
+        assert_agrees(plain(values))
+        assert_agrees(plain(changed((*path[:-1], "zz"), 1)))
+
+
+def test_other_spellings_are_refused() -> None:
+    good = plain(full())
+    for spelling in (
+        good + b" ",
+        b" " + good,
+        good.replace(b":", b": ", 1),
+        good.replace(b'"duration_us":1500', b'"duration_us":1500.0'),
+        good.replace(b'"duration_us":1500', b'"duration_us":15e2'),
+        good.replace(b'"duration_us":1500', b'"duration_us":-0'),
+        good.replace(b'"clerk"', b'"\\u0063lerk"'),
+        good.replace(b'"flags":[]', b'"flags":[],"flags":[]'),
+        good.replace(b'"action":"invoice.delete",', b"") [:-1] + b',"action":"invoice.delete"}',
+        good[:-1],
+        b"\xef\xbb\xbf" + good,
+        good.replace(b"curl/8", b"curl/\xff"),
+        good.replace(b'"a":[', b'"a":' + b"[" * 70).replace(b",null]", b",null]" + b"]" * 69),
+        b"{}", b"", b"[]", b"null",
+    ):  # fmt: skip
+        assert spelling != good
+        assert not assert_agrees(spelling)
+
+
+def test_too_large() -> None:
+    values = full() | {"extra": {"x": "y" * 65_000}}
+    assert not assert_agrees(plain(values))
+
+
+def test_valid_records_take_the_quick_way() -> None:
+    """Else it would be of no use: also with ids full of digits, names of headers and free values."""
+    for values in (
+        record(1), full(), record(2, extra={"digest": "1" * 64, "n": 3}), record(3, reason="käse"),
+        record(4, trace=record(4)["trace"] | {"trace_id": "1" * 32}),
+    ):  # fmt: skip
+        assert wellformed._quick(canonical.encode(values)) is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_flip_is_judged_alike(data: st.DataObject) -> None:
+    good = bytearray(plain(full()))
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = data.draw(st.integers(0, len(good) - 1))
+        good[at] = data.draw(st.sampled_from(list(b'"{}[]:,.-0123456789eEax \\\x00\x80\xff')))
+    assert_agrees(bytes(good))
+
+
+class Odd(BaseModel):
+    """A model that the quick check has no word for."""
+
+    at: float
+
+
+class Loose(BaseModel):
+    """A member that may be absent."""
+
+    at: int = 0
+
+
+class Inner(BaseModel):
+    """A pattern below the record itself."""
+
+    at: Annotated[str, Field(pattern="^x$")]
+
+
+class Outer(BaseModel):
+    """Has one."""
+
+    inner: Inner
+
+
+@pytest.mark.parametrize("model", [Odd, Loose, Outer])
+def test_a_schema_it_cannot_follow_is_an_error_and_no_guess(model: type[BaseModel]) -> None:
+    with pytest.raises(TypeError):
+        wellformed._derive(model)
+
+
+# --- what the records of a frame tell ------------------------------------------------------------------------------
+
+
+def told(entries: Sequence[bytes]) -> Told:
+    collector = Collector()
+    for one in entries:
+        collector.add(facts_of(one))
+    return collector.told(entries)
+
+
+def test_a_frame_of_one_process_is_summed_up() -> None:
+    entries = batches(5)[0]
+    found = told(entries)
+    assert found.run is not None
+    assert found.run[:2] == ("process-1", 0)
+    assert list(found) == [facts_of(one) for one in entries]
+    assert found[1:3] == [facts_of(one) for one in entries[1:3]]
+    assert found[4] == facts_of(entries[4])
+    assert found.ids == array("Q", [last_bits(record(n)["action_id"]) for n in range(5)])
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [small(1)],
+        [entry(0), small(1)],
+        [entry(0), entry(2)],
+        [entry(1), entry(0)],
+        [entry(0), entry(1, "process-2")],
+        [entry(0), entry(1, recorded_at="2025-01-01T00:00:00.000000Z")],
+        [b"{", b"{}"],
+    ],
+)
+def test_a_frame_that_is_not(entries: list[bytes]) -> None:
+    assert told(entries).run is None
+    assert list(told(entries)) == [facts_of(one) for one in entries]
+
+
+IDS = st.text("0123456789abcdefABCDEF-_ +x\n", min_size=36, max_size=36) | st.text(max_size=40)
+
+
+@given(st.lists(IDS, max_size=6))
+def test_ids_are_the_same_in_one_go(ids: list[str]) -> None:
+    entries = [msgspec.json.encode({"action_id": one}) for one in ids]
+    assert list(told(entries).ids) == [last_bits(one) for one in ids]
+
+
+def test_counters_and_ids_say_the_same_of_sums_and_of_facts() -> None:
+    frames = [batches(4)[0], [entry(4), entry(5)], [entry(7)], [entry(7)], [entry(8, "process-2")], [entry(8)]]
+    results = []
+    for summed in (True, False):
+        counters, ids, found, first = Counters(), ActionIds(), [], 0
+        for entries in frames:
+            facts: Sequence[Facts | None] = told(entries) if summed else [facts_of(one) for one in entries]
+            found += list(counters.add(first, facts))
+            ids.add(first, facts)
+            first += len(entries)
+        results.append((found, list(counters.finish(ids.repeated())), ids.repeated()))
+    assert results[0] == results[1]
+    assert [finding.index for finding in results[0][0]] == [6, 8]
+    assert results[0][2] == {7: 6}
+
+
+def test_messages_of_the_slow_way_repeat_no_content() -> None:
+    with pytest.raises(RecordError, match=re.escape("severity")) as caught:
+        check_record(entry(1, severity="secret"))
+    assert "secret" not in str(caught.value)
