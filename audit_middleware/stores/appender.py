@@ -19,15 +19,17 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import LogDamaged, LogUnavailable
+from ..errors import FormatError, LogDamaged, LogForked, LogUnavailable
 from ..model import Head
 from ..protocols import Sealer
 from . import filesystem, frames
+from .base import commit_line_at, read_base
 from .layout import Layout, check_published
 from .lock import ProcessLock
-from .segments import list_segments, segment_path
+from .segments import last_commit_line, list_segments, read_at, segment_path
 from .tail import Repair, Tail, find_tail, read_tail, repair_tail
 
+_SEAM = 78  # the hash at the end of a frame, with what is around it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +45,7 @@ class Appender:
         self._segment_bytes = segment_bytes
         self._lock = ProcessLock(layout.lock)
         self._tail = Tail()  # after the last append or look; only used under the lock
+        self._seam = b""  # the last bytes before its end
         self._descriptor: int | None = None  # of the last segment; None before first use, after a failure or a fork
         self._process = os.getpid()
         self._failures = 0
@@ -64,6 +67,16 @@ class Appender:
             self._write(frames.encode_frame(before.size, entries, after), after)
             self._failures = 0
         return after
+
+    def begin_segment(self) -> None:
+        """Closes the last segment, if anything is in it; the next append goes into a new one."""
+        with self._exclusive():
+            self._catch_up()
+            if self._tail.end:
+                try:
+                    self._begin_segment()
+                except OSError as error:
+                    raise self._poison(error, "beginning a segment") from error
 
     def close(self) -> None:
         """Releases the descriptors; later appends are refused."""
@@ -108,6 +121,8 @@ class Appender:
         found = os.fstat(descriptor)
         if not _same_file(path, found):
             return False  # moved or replaced under our feet: what we appended to it would be lost
+        if _seam(descriptor, tail.end) != self._seam:
+            return False  # an older copy was written over it
         if found.st_size != tail.end:
             # Only processes of this boot wrote since we looked, and a killed process leaves a beginning of a frame at
             # most. So a whole commit line at the very end is proof enough that the frame before it is whole.
@@ -115,7 +130,7 @@ class Appender:
             if now is None or now.excess:
                 return False
             self._refuse_rollback(now)
-            self._tail = now
+            self._tail, self._seam = now, _seam(descriptor, now.end)
         # A segment begun by another process is named after the size at which it began.
         beyond = self._tail.head.size
         return beyond == tail.segment or not segment_path(self._layout.journal, beyond).exists()
@@ -127,6 +142,7 @@ class Appender:
         _forget_page_cache(journal)
         tail = find_tail(journal, verify=True)
         self._refuse_rollback(tail)
+        self._refuse_other_history()
         check_published(self._layout, self._origin, tail.head)
         if tail.excess:
             # If we die here: see `repair_tail`. Nothing below a published checkpoint is cut: that was just checked.
@@ -134,13 +150,44 @@ class Appender:
         self._descriptor = _open_segment(journal, tail.segment)
         # The last frame may stand in the page cache only, left by a writer that was killed before its fdatasync.
         os.fdatasync(self._descriptor)
+        self._seam = self._seam_of(tail)
         self.durable = self._tail = Tail(tail.segment, tail.end, tail.head)
+
+    def _seam_of(self, tail: Tail) -> bytes:
+        """The seam at the end of a log that was just opened, from the very commit line that was believed."""
+        descriptor = self._descriptor
+        if descriptor is None or not tail.end:
+            return b""
+        start, end = last_commit_line(descriptor, tail.end) or (0, 0)
+        line = read_at(descriptor, start, end - start)
+        try:
+            same = end == tail.end and frames.parse_commit(line).head == tail.head
+        except FormatError:
+            same = False
+        if not same:
+            raise LogDamaged(f"{self._layout.root}: the log was replaced while it was opened; open it again")
+        return line[-_SEAM:]
 
     def _refuse_rollback(self, now: Tail) -> None:
         if now.head.size < self.durable.head.size:
             raise LogDamaged(
                 f"{self._layout.root}: the log ends at size {now.head.size}, but this process has seen size "
                 f"{self.durable.head.size}: it was replaced by an older copy or truncated while in use"
+            )
+
+    def _refuse_other_history(self) -> None:
+        """An older copy that others went on with may be longer than what we know."""
+        known, journal = self.durable.head, self._layout.journal
+        if known.size <= read_base(journal).size:
+            return  # nothing known yet, or it was pruned
+        try:
+            same = frames.parse_commit(commit_line_at(journal, known.size)).head == known
+        except (LogDamaged, FormatError):
+            same = False
+        if not same:
+            raise LogForked(
+                f"{self._layout.root}: the commit that this process has seen at size {known.size} is not there any "
+                "more: the log was replaced by an older copy, or another one, which was then continued"
             )
 
     # --- steps 4 and 5 -------------------------------------------------------------------------------------------
@@ -157,6 +204,7 @@ class Appender:
         except OSError as error:
             raise self._poison(error, "writing") from error
         self.durable = self._tail = Tail(self._tail.segment, self._tail.end + len(data), after)
+        self._seam = data[-_SEAM:]
 
     def _begin_segment(self) -> None:
         """Starts the next segment.
@@ -170,7 +218,7 @@ class Appender:
         self._drop_descriptor()
         first = self._tail.head.size
         self._descriptor = _open_segment(self._layout.journal, first)
-        self._tail = Tail(first, 0, self._tail.head)
+        self._tail, self._seam = Tail(first, 0, self._tail.head), b""
 
     def _poison(self, error: OSError, doing: str) -> LogUnavailable:
         """After a failed system call: this descriptor is never used again.
@@ -188,6 +236,11 @@ class Appender:
         if descriptor is not None:
             with contextlib.suppress(OSError):  # a close may report the write error once more
                 os.close(descriptor)
+
+
+def _seam(descriptor: int, end: int) -> bytes:
+    """The hash at the end of the frame that ends at this offset: no other history has it."""
+    return os.pread(descriptor, _SEAM, end - _SEAM) if end else b""
 
 
 def _same_file(path: Path, found: os.stat_result) -> bool:

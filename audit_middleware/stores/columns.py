@@ -122,7 +122,7 @@ class Filters:
     """What a query asks for; ``None`` is anything. Times are RFC 3339 UTC with microseconds, as records have them.
 
     ``action`` may end in ``*``. ``resource`` is ``type/id`` or a type. ``trace`` is a trace id or a correlation id.
-    ``since`` is inclusive, ``until`` exclusive.
+    ``since`` is inclusive, ``until`` exclusive. ``unfinished``: only intents that no outcome names.
     """
 
     user: str | None = None
@@ -136,6 +136,7 @@ class Filters:
     action_id: str | None = None
     since: str | None = None
     until: str | None = None
+    unfinished: bool = False
 
     @property
     def action_start(self) -> str | None:
@@ -151,7 +152,8 @@ class Filters:
             _equals("resource_id", resource_id if slash else None),
             _equals("user_id", self.user),
             _equals("action", self.action if self.action_start is None else None),
-            _rare("kind", self.kind),
+            _UNFINISHED if self.unfinished else None,
+            _rare("kind", "intent" if self.unfinished else self.kind),
             _rare("effect", self.decision),
             _rare("outcome", self.outcome),
             _rare("severity", self.severity),
@@ -165,6 +167,13 @@ class Filters:
         values = (self.trace,)
         lookup = (("trace_id = ?", values), ("correlation_id = ?", values))
         return Term("(+trace_id = ? OR +correlation_id = ?)", values * 2, lookup)
+
+
+_UNFINISHED = Term(
+    "NOT EXISTS (SELECT 1 FROM entry AS outcome WHERE outcome.intent_id = entry.action_id)",
+    (),
+)
+"""The outcome of an intent is looked up by the index on ``intent_id``."""
 
 
 def _equals(column: str, value: str | None) -> Term | None:

@@ -107,6 +107,18 @@ def write_new_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Puts a file, 0600, durably in place of the one before, if there is one. The caller holds a lock.
+
+    If we die here: the file before or this one, whole, and perhaps a temporary one that the next attempt replaces.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    write_side_file(temporary, data)
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
 def write_side_file(path: Path, data: bytes) -> None:
     """Creates a file, 0600, and makes its content durable. Raises `FileExistsError` if there is one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -3,12 +3,14 @@
 ::
 
     frame  = 1*(entry LF) commit LF
-    commit = '{"commit":{"checkpoint":' string ',"count":' n ',"first":' n ',"peaks":[' *string '],"size":' n '},'
-             '"sha256":"' 64 lowercase hex digits '"}'
+    commit = '{"commit":{"checkpoint":' string ',"count":' n ',"first":' n ',"leaves":' string ',"peaks":[' *string
+             '],"size":' n '},"sha256":"' 64 lowercase hex digits '"}'
 
 * entry: 1 to 65,535 bytes that start with ``{``, hold no LF, and do not start with ``{"commit":``. The store knows
   nothing else about entries.
 * first: log index of the frame's first entry; count: number of its entries; size: first + count.
+* leaves: base64 of 4 bytes per entry, the first of its leaf hash (RFC 6962), so that a verifier can say which entry of
+  a damaged frame is not what it was. A hint: who alters entries can alter it too, and only the signed root decides.
 * peaks: base64 of the Merkle peaks of the tree of that size, largest first; checkpoint: the signed note over it.
 * sha256: over every byte of the frame but its last 78, which are ``,"sha256":"``, the digits and ``"}`` LF. So each
   byte of a frame is either hashed or fixed, and no byte can change without the frame being refused.
@@ -32,6 +34,9 @@ from ..model import Frame, Head
 
 MAX_ENTRY = 65_535
 """Most bytes of an entry (the length field of a tlog-tiles entry bundle has 16 bits)."""
+
+SUM_SIZE = 4
+"""Bytes of each entry's leaf hash in the commit line."""
 
 MAX_FRAME = 64 * 2**20
 """Most bytes of a batch's entries; bounds what a reader must hold."""
@@ -58,11 +63,12 @@ class Commit:
     size: int
     peaks: tuple[bytes, ...]
     checkpoint: bytes
+    sums: bytes = b""
 
     @property
     def head(self) -> Head:
         """The head after this commit."""
-        return Head(self.size, self.peaks, self.checkpoint)
+        return Head(self.size, self.peaks, self.checkpoint, self.sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +115,15 @@ def check_sealed(before: Head, count: int, after: Head) -> None:
     """Raises `RecordError` if a sealer's answer cannot be the head after ``count`` entries: nothing is written then."""
     if after.size != before.size + count or len(after.peaks) != after.size.bit_count():
         raise RecordError(f"the sealer answered size {after.size} after {before.size} + {count} entries")
+    if len(after.sums) != count * SUM_SIZE:
+        raise RecordError(
+            f"the sealer answered {len(after.sums)} bytes of sums for {count} entries, not {SUM_SIZE} each"
+        )
 
 
 def encode_frame(first: int, entries: Sequence[bytes], head: Head) -> bytes:
     """Returns the bytes of the frame that adds these entries, ready to be written in one piece."""
-    line = _encode_commit(Commit(first, len(entries), head.size, head.peaks, head.checkpoint))
+    line = _encode_commit(Commit(first, len(entries), head.size, head.peaks, head.checkpoint, head.sums))
     hashed = b"\n".join((*entries, line[: -TRAILER + 1]))
     return b'%b,"sha256":"%b"}\n' % (hashed, sha256(hashed).hexdigest().encode())
 
@@ -124,6 +134,7 @@ def _encode_commit(commit: Commit) -> bytes:
         "checkpoint": commit.checkpoint.decode(),
         "count": commit.count,
         "first": commit.first,
+        "leaves": b64encode(commit.sums).decode(),
         "peaks": [b64encode(peak).decode() for peak in commit.peaks],
         "size": commit.size,
     }
@@ -145,16 +156,19 @@ def parse_commit(line: bytes) -> Commit:
             size=values["size"],
             peaks=tuple(b64decode(peak, validate=True) for peak in values["peaks"]),
             checkpoint=values["checkpoint"].encode(),
+            sums=b64decode(values["leaves"], validate=True),
         )
         again = _encode_commit(commit)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FormatError(f"commit line: {type(error).__name__}") from error
     if again[: -TRAILER + 1] != line[: -TRAILER + 1] or not _TRAILER.fullmatch(line[-TRAILER + 1 :] + b"\n"):
         raise FormatError("commit line: not in canonical form")
-    if not all(isinstance(number, int) and number >= 0 for number in (commit.first, commit.count, commit.size)):
+    if not all(isinstance(number, int) and 0 <= number < 2**63 for number in (commit.first, commit.count, commit.size)):
         raise FormatError("commit line: first, count and size must be whole numbers")
     if commit.count < 1 or commit.first + commit.count != commit.size:
         raise FormatError("commit line: size is not first + count")
+    if len(commit.sums) != commit.count * SUM_SIZE:
+        raise FormatError(f"commit line: leaves are not {SUM_SIZE} bytes for each entry")
     if len(commit.peaks) != commit.size.bit_count() or any(len(peak) != 32 for peak in commit.peaks):
         raise FormatError("commit line: peaks do not fit the size")
     return commit

@@ -1,7 +1,8 @@
 """The search index: columns of every entry in SQLite, beside the journal, for queries.
 
 It is derived and never trusted: what a query shows is read from the log by its index, `SearchIndex.check` compares
-every column with the entries, and the file can be deleted at any time. It is bound to the log it was made from by
+every column with the entries, and the file can be deleted at any time. It begins where the log begins: what was pruned
+from the log leaves the index at the next look. It is bound to the log it was made from by
 origin, size and the hash of the last entry it holds; if any of these no longer fits (a restored log, another version,
 a schema that somebody changed, a damaged file), it is made anew.
 
@@ -25,9 +26,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import LogDamaged, StoreError
+from ..errors import EntriesPruned, LogDamaged, StoreError
 from ..protocols import LogStore
 from .columns import BLOCK, COLUMNS, SCHEMA, Filters, Row, Term, row_of
+from .inspection import Inspection
 from .lock import ProcessLock
 
 __all__ = ["COLUMNS", "Filters", "SearchIndex", "row_of"]
@@ -36,6 +38,7 @@ VERSION = 2
 _CHUNKS = (512, 64, 8, 1)  # fixed sizes, so that SQLite's statement cache hits; 512 rows are 10,752 variables
 _BATCH = 50_000
 _LOCK_TIMEOUT = 60.0
+_CHECKING_CACHE = -4096  # KiB: rows are compared in their order, so no page is read twice
 _SUFFIXES = ("", "-wal", "-shm")
 _ALL = ", ".join(COLUMNS)
 _BLOCKS = "SELECT idx / ?1 * ?1, min(timestamp), max(timestamp)"
@@ -60,11 +63,13 @@ class SearchIndex:
         self._lock = ProcessLock(Path(f"{path}-lock"))
         self._connection: sqlite3.Connection | None = None
         self._file = 0
+        self._inspection: Inspection | None = None
         with self._lock.held(_LOCK_TIMEOUT):
             self._database()
 
     def close(self) -> None:
         """Closes the file."""
+        self._end_inspection()
         self._disconnect()
         self._lock.forget()
         if self._temporary is not None:
@@ -73,7 +78,7 @@ class SearchIndex:
     # --- keeping up ----------------------------------------------------------------------------------------------
 
     def catch_up(self) -> int:
-        """Adds what was committed since; returns the number of entries the index now holds.
+        """Adds what was committed since and drops what was pruned; returns the log's size up to which it reaches.
 
         Raises:
             StoreError: the log or the index cannot be read or written.
@@ -84,6 +89,8 @@ class SearchIndex:
             with self._lock.held(_LOCK_TIMEOUT):
                 try:
                     size = self._step(head)
+                except EntriesPruned:
+                    continue  # while we read them: the next look begins at the new base
                 except sqlite3.OperationalError as error:
                     raise StoreError(f"{self._path}: {error}") from error
                 except sqlite3.DatabaseError:  # a damaged file: what it held is still in the log
@@ -91,11 +98,13 @@ class SearchIndex:
         return size
 
     def _step(self, head: int) -> int:
-        """One batch; returns how many entries the index holds then."""
-        known = self._known()
+        """One batch; returns the log's size up to which the index reaches then."""
+        base = self._store.base.size
+        known = self._known(base)
         if known is None:
             self._make_anew()
-            known = 0
+            known = base
+        self._drop_below(base)
         if known >= head:
             return known
         database = self._database()
@@ -108,8 +117,8 @@ class SearchIndex:
             raise
         return known
 
-    def _known(self) -> int | None:
-        """How many entries are indexed; ``None`` when the index is not of this log in its present state."""
+    def _known(self, base: int) -> int | None:
+        """Up to which entry is indexed; ``None`` when the index is not of this log in its present state."""
         database = self._database()
         tables = database.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
         if dict(tables.fetchall()) != SCHEMA:
@@ -118,9 +127,32 @@ class SearchIndex:
         if row is None or row[0] != VERSION or row[1] != self._store.origin or not isinstance(row[2], int):
             return None
         size = row[2]
-        if size and (size > self._store.head().size or row[3] != self._hash(size - 1)):
+        if size <= base:
+            return base if size == base == 0 else None  # nothing it holds is in the log any more
+        if size > self._store.head().size or row[3] != self._hash(size - 1):
             return None
         return size
+
+    def _drop_below(self, base: int) -> None:
+        """Removes the rows of pruned entries, overwriting them: they are as personal as the entries were."""
+        database = self._database()
+        (first,) = database.execute("SELECT min(idx) FROM entry").fetchone()
+        if first is None or first >= base:
+            return
+        database.execute("PRAGMA secure_delete=ON")
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.execute("DELETE FROM entry WHERE idx < ?", [base])
+            database.execute("DELETE FROM block WHERE first < ?", [base])
+            database.execute(
+                f"INSERT INTO block {_BLOCKS} FROM entry WHERE idx >= ?2 AND idx < ?3 GROUP BY 1",  # constants
+                [BLOCK, base, -(-base // BLOCK) * BLOCK],
+            )
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _hash(self, index: int) -> str:
         frame = next(iter(self._store.frames(index, index + 1)), None)
@@ -215,12 +247,24 @@ class SearchIndex:
         """Yields (log index, words) for each of these entries that the index has wrong; the verifier's check 10.
 
         Called with the log's size and no entries for what the index has beyond the log's end, and for everything that
-        queries use beside the rows: SQLite's own structures and the times of the blocks.
+        queries use beside the rows: SQLite's own structures, which are inspected from the first call on in a thread,
+        and the times of the blocks.
         """
         try:
+            if self._inspection is None:
+                self._database().execute(f"PRAGMA cache_size={_CHECKING_CACHE}")
+                self._inspection = Inspection(self._path)
             yield from self._check_rows(first, entries) if entries else self._check_rest(first)
         except sqlite3.DatabaseError as error:
             yield first, f"the search index cannot be read: {error}"
+        finally:
+            if not entries:
+                self._end_inspection()
+
+    def _end_inspection(self) -> None:
+        inspection, self._inspection = self._inspection, None
+        if inspection is not None:
+            inspection.stop()
 
     def _check_rows(self, first: int, entries: Sequence[bytes]) -> Iterator[tuple[int, str]]:
         statement = f"SELECT {_ALL} FROM entry WHERE idx BETWEEN ? AND ?"  # noqa: S608  # constants
@@ -236,14 +280,14 @@ class SearchIndex:
 
     def _check_rest(self, size: int) -> Iterator[tuple[int, str]]:
         database = self._database()
-        beyond = "SELECT idx FROM entry WHERE idx >= ? OR idx < 0 ORDER BY idx LIMIT 1"
-        for (index,) in database.execute(beyond, [size]):
+        beyond = "SELECT idx FROM entry WHERE idx >= ? OR idx < ? ORDER BY idx LIMIT 1"
+        for (index,) in database.execute(beyond, [size, self._store.base.size]):
             yield index, "the search index has a row for an entry that is not in the log"
         blocks = f"{_BLOCKS} FROM entry NOT INDEXED GROUP BY 1"
         statement = f"SELECT * FROM ({blocks}) EXCEPT SELECT * FROM block ORDER BY 1 LIMIT 1"  # noqa: S608  # constants
         for index, _, _ in database.execute(statement, [BLOCK]):
             yield index, "the search index has wrong times for the entries from here on"
-        (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        verdict = self._inspection.verdict() if self._inspection is not None else "not inspected"
         if verdict != "ok":
             yield 0, f"the search index is damaged: {verdict}"
 

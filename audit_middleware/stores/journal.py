@@ -26,11 +26,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..errors import LogDamaged, LogUnavailable
+from ..errors import LogDamaged, LogUnavailable, StoreError
 from ..model import Frame, Head
 from ..protocols import Sealer
 from . import filesystem
 from .appender import Appender
+from .base import commit_line_at, drop_below, pruned, read_base, write_base, write_note
 from .frames import RawFrame, to_frame
 from .layout import JournalConfig, Layout, create_layout, read_config
 from .segments import list_segments, read_segment, segment_path
@@ -169,12 +170,17 @@ class JournalStore:
             LogUnavailable: The disk refused; the batch may or may not be in the log after the next successful append.
             LogDamaged: The end of the log is not what was committed; nothing was written.
         """
+        with self._writing() as appender:
+            head = appender.append(entries, seal)
+            self._seen = appender.durable
+        return head
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Appender]:
         if self._appender is None:
             raise LogUnavailable(f"{self.path}: opened for reading")
         with self._reporting(self._appender):
-            head = self._appender.append(entries, seal)
-        self._seen = self._appender.durable
-        return head
+            yield self._appender
 
     @contextlib.contextmanager
     def _reporting(self, appender: Appender) -> Iterator[None]:
@@ -199,15 +205,35 @@ class JournalStore:
         with self._reading():
             return self._look().head
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Yields the commits that overlap ``[start, stop)``, up to the head when iteration begins.
+    @property
+    def base(self) -> Head:
+        """The head below which entries were pruned; ``Head()`` if none were.
 
         Raises:
+            LogDamaged: The file that holds it is not what was written.
+            LogUnavailable: It cannot be read.
+        """
+        with self._reading():
+            return read_base(self.layout.journal)
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
+        """Yields the commits that overlap ``[start, stop)``, up to the head when iteration begins.
+
+        Args:
+            start: Default: the log's `base`.
+            stop: Default: the head.
+
+        Raises:
+            EntriesPruned: Entries from ``start`` on were pruned, now or while they were being read.
             LogDamaged: Names file and byte offset of the first frame that is not what was committed.
             LogUnavailable: A file cannot be read.
         """
         size = self.head().size
         stop = size if stop is None else min(stop, size)
+        base = self.base.size
+        start = base if start is None else start
+        if start < min(base, stop):
+            raise pruned(self.layout.journal, start, base)
         position, damaged = start, ""
         for raw in self.raw_frames(start) if start < stop else ():
             commit = raw.commit
@@ -219,32 +245,88 @@ class JournalStore:
             if raw.problem is not None or commit is None:
                 raise LogDamaged(f"{raw.where}: {raw.problem}")
             if commit.first > position or (position > start and commit.first != position):
-                raise LogDamaged(damaged or f"{raw.where}: entry {commit.first} where {position} should follow")
+                raise self._absent(
+                    position, damaged or f"{raw.where}: entry {commit.first} where {position} should follow"
+                )
             yield to_frame(raw)
             position = commit.size
             if position >= stop:
                 return
         if start < stop:
-            raise LogDamaged(damaged or f"{self.path}: entries {position} to {stop - 1} are missing")
+            raise self._absent(position, damaged or f"{self.path}: entries {position} to {stop - 1} are missing")
 
-    def raw_frames(self, start: int = 0) -> Iterator[RawFrame]:
+    def _absent(self, position: int, text: str) -> StoreError:
+        """The error for entries that are not there: pruned since we began to read, or damaged as the text says."""
+        base = self.base.size
+        return pruned(self.layout.journal, position, base) if position < base else LogDamaged(text)
+
+    def raw_frames(self, start: int | None = None) -> Iterator[RawFrame]:
         """Yields what stands in the segments, damaged or not, from shortly before entry ``start`` on; for verifiers.
 
-        Never raises for damage. The last one is marked ``torn`` if a write is under way or was cut short by a crash.
+        It begins at the log's `base` at the earliest: what is below is not part of the log any more. Never raises for
+        damage. The last one is marked ``torn`` if a write is under way or was cut short by a crash.
 
         Raises:
+            EntriesPruned: What was to come next was pruned meanwhile.
             LogUnavailable: A file cannot be read.
         """
         with self._reading():
             yield from self._raw_frames(start)
 
-    def _raw_frames(self, start: int) -> Iterator[RawFrame]:
+    def _raw_frames(self, start: int | None) -> Iterator[RawFrame]:
         journal = self.layout.journal
-        names = list_segments(journal)
-        begin = max(0, bisect_right(names, start) - 1)
-        following: list[int | None] = [*names[1:], None]
-        for first, beyond in zip(names[begin:], following[begin:], strict=True):
-            yield from read_segment(journal, first, start=start, beyond=beyond, last=beyond is None)
+        base = read_base(journal).size
+        position = base if start is None else max(start, base)
+        names = _from(list_segments(journal), position)
+        while names:
+            first, beyond = names[0], names[1] if len(names) > 1 else None
+            try:
+                for raw in read_segment(journal, first, start=position, beyond=beyond, last=beyond is None):
+                    if raw.commit is None or raw.commit.size > base:
+                        yield raw
+            except FileNotFoundError:
+                # Pruned since we listed it. What we want is gone, or stands in a file of another name now.
+                now = read_base(journal).size
+                if now > position and (start, position) != (None, base):
+                    raise pruned(journal, position, now) from None
+                base = now
+                position = max(position, base)
+                names = _from(list_segments(journal), position)
+                continue
+            position = beyond or position
+            del names[0]
+
+    def close_segment_at(self, size: int) -> None:
+        """Makes sure that this size is not within the last segment: what is appended next goes into another one.
+
+        Raises:
+            LogBusy, LogUnavailable, LogDamaged: As `append`.
+        """
+        with self._reading(), self._writing() as appender:
+            if list_segments(self.layout.journal)[-1] < size:
+                appender.begin_segment()
+
+    def prune(self, base: int, record: int, at: str) -> int:
+        """Removes all entries below a commit boundary and returns how many bytes that freed; see `base`.
+
+        The log holds the record of it already (entry ``record``, made ``at``), and the caller excludes other prunes.
+        May be called again for a base that is the log's already: to finish what a crash cut short.
+
+        Raises:
+            LogDamaged: No commit ends at ``base``, or it is beyond the log's end.
+            LogUnavailable: The disk refuses; what is left to do is done by the next call.
+        """
+        journal = self.layout.journal
+        if self.base.size > base or base > self.head().size:
+            raise LogDamaged(f"{self.path}: begins at entry {self.base.size}; it cannot be made to begin at {base}")
+        self.close_segment_at(base)
+        try:
+            if self.base.size < base:
+                write_note(journal, base, record, at)
+                write_base(journal, commit_line_at(journal, base))
+            return drop_below(journal, base)
+        except OSError as error:
+            raise LogUnavailable(f"{self.path}: pruning failed: {error.strerror}; run it again") from error
 
     def close(self) -> None:
         """Releases descriptors. Reading stays possible; appending does not."""
@@ -269,7 +351,8 @@ class JournalStore:
             return seen
         tail = find_tail(self.layout.journal, verify=False)
         if tail.head.size != seen.head.size:
-            self._make_durable(tail)
+            with contextlib.suppress(FileNotFoundError):  # pruned since: what it held was durable before that
+                self._make_durable(tail)
         self._seen = Tail(tail.segment, tail.end, tail.head)
         return self._seen
 
@@ -295,6 +378,11 @@ class JournalStore:
                 ) from error
         finally:
             os.close(descriptor)
+
+
+def _from(names: list[int], position: int) -> list[int]:
+    """Of these segments the one that holds an entry, or the first if none does, and all after it."""
+    return names[max(0, bisect_right(names, position) - 1) :]
 
 
 def _forget_parents_descriptors() -> None:

@@ -15,6 +15,7 @@ Directories are 0700, files 0600.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,13 @@ def _refuse_occupied(layout: Layout) -> None:
 
 
 def read_config(layout: Layout) -> JournalConfig:
-    """Returns what ``config.json`` says. Raises `LogNotFound` with the command that creates a log."""
+    """Returns what ``config.json`` says.
+
+    Raises:
+        LogNotFound: There is no log; with the command that creates one.
+        LogDamaged: It cannot be used, or the log's folder holds something that is no file.
+    """
+    _refuse_specials(layout)
     try:
         text = layout.config.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -116,11 +123,35 @@ def read_config(layout: Layout) -> JournalConfig:
         if values["format"] != FORMAT:
             raise LogDamaged(f"{layout.config}: format {values['format']!r}; this version reads format {FORMAT}")
         config = JournalConfig(str(values["origin"]), tuple(map(str, values["vkeys"])), str(values["created"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LogDamaged(f"{layout.config}: unreadable ({type(error).__name__}); restore it from a copy") from error
     if not layout.journal.is_dir():
         raise LogDamaged(f"{layout.journal}: the directory of the segments is gone; restore it from a copy")
     return config
+
+
+def _refuse_specials(layout: Layout) -> None:
+    """Refuses a log with pipes, devices, sockets and links to nowhere in it: reading those could wait for ever.
+
+    No writer makes them; whoever hands over a copy could.
+    """
+    for directory in (layout.root, layout.state, layout.journal, layout.root / "timestamps"):
+        try:
+            with os.scandir(directory) as entries:
+                strange = [entry.path for entry in entries if _is_special(entry)]
+        except OSError:
+            continue  # whoever reads what should be there says why not
+        if strange:
+            raise LogDamaged(f"{min(strange)}: is neither a file nor a folder, nor a link to one; remove it")
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    try:
+        usual = entry.is_file() or entry.is_dir()
+    except OSError:
+        usual = False  # links in a circle
+    # A temporary file may be gone by now: its writer has removed it, or given it its name.
+    return not usual and os.path.lexists(entry.path)
 
 
 def check_published(layout: Layout, origin: str, head: Head) -> None:

@@ -43,9 +43,14 @@ class MemoryStore:
         """Returns the newest head."""
         return self._frames[-1].head if self._frames else Head()
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    @property
+    def base(self) -> Head:
+        """That of the empty log: nothing is ever pruned here."""
+        return Head()
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
         """Yields the commits that overlap ``[start, stop)``, up to the head when iteration begins."""
-        size = self.head().size
+        size, start = self.head().size, start or 0
         stop = size if stop is None else min(stop, size)
         for frame in self._frames[:]:
             if start >= stop or frame.first >= stop:
@@ -53,7 +58,7 @@ class MemoryStore:
             if frame.head.size > start:
                 yield frame
 
-    def raw_frames(self, start: int = 0) -> Iterator[RawFrame]:
+    def raw_frames(self, start: int | None = None) -> Iterator[RawFrame]:
         """Yields the frames as a verifier reads them from a journal."""
         for frame in self.frames(start):
             yield frames.read_raw(frames.encode_frame(frame.first, frame.entries, frame.head), frame.where)

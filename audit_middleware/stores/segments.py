@@ -183,10 +183,47 @@ def read_segment(
         size = os.fstat(descriptor).st_size
         begin = locate(descriptor, size, start, first, beyond) if start > first else 0
         for offset, data, whole in pieces(descriptor, begin, size):
-            where = f"{path}:{offset}"
-            raw = frames.read_raw(data, where) if whole else frames.read_rest(data, where, last)
-            if offset == 0 and raw.problem is None and raw.commit is not None and raw.commit.first != first:
-                raw = replace(raw, problem=f"the file is named after entry {first} but starts with {raw.commit.first}")
-            yield raw
+            yield read_piece(path, first, offset, data, whole, last)
     finally:
         os.close(descriptor)
+
+
+def read_piece(path: Path, first: int, offset: int, data: bytes, whole: bool, last: bool) -> RawFrame:
+    """Reads one of `pieces` of the segment that is named after entry ``first``; ``last`` as for `read_segment`."""
+    where = f"{path}:{offset}"
+    raw = frames.read_raw(data, where) if whole else frames.read_rest(data, where, last)
+    if offset == 0 and raw.problem is None and raw.commit is not None and raw.commit.first != first:
+        raw = replace(raw, problem=f"the file is named after entry {first} but starts with {raw.commit.first}")
+    return raw
+
+
+def cut(directory: Path, first: int, size: int, *, start: int, beyond: int | None) -> Iterator[tuple[int, int]]:
+    """Yields offsets (begin, end) that share out a segment; cut where a frame ends, each about ``size`` bytes.
+
+    `pieces` of one after the other are the pieces of the whole, whatever is damaged. ``start`` and ``beyond`` are those
+    of `read_segment`.
+    """
+    descriptor = os.open(segment_path(directory, first), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end = os.fstat(descriptor).st_size
+        begin = locate(descriptor, end, start, first, beyond) if start > first else 0
+        while begin < end:
+            stop = _frame_end_after(descriptor, begin + size, end)
+            yield begin, stop
+            begin = stop
+    finally:
+        os.close(descriptor)
+
+
+def _frame_end_after(descriptor: int, offset: int, end: int) -> int:
+    """The end of the first commit line that starts at or after an offset; ``end`` if there is none."""
+    width = _FIRST_CHUNK
+    while offset < end:
+        data = read_at(descriptor, offset, min(width, end - offset))
+        at = data.find(MARK)
+        if at >= 0 and (stop := line_end(data, at + 1)):
+            return offset + stop
+        if width >= end - offset:
+            break
+        width *= 4
+    return end

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import FormatError, LogDamaged
 from ..model import Head
 from . import frames
+from .base import read_base
 from .filesystem import sync_directory, write_side_file
 from .frames import Commit
 from .segments import last_commit_line, list_segments, read_at, segment_path
@@ -53,7 +54,23 @@ def find_tail(directory: Path, *, verify: bool) -> Tail:
     Raises:
         LogDamaged: What is there is not what commits and crashes leave.
     """
-    names = list_segments(directory)
+    while True:
+        base, names = read_base(directory).size, list_segments(directory)
+        try:
+            tail = _find_tail(directory, names, verify)
+        except FileNotFoundError:
+            if names == list_segments(directory):
+                raise
+            continue  # one of them was pruned after we listed it
+        if tail.head.size < base:
+            raise LogDamaged(
+                f"{directory}: the log was pruned to begin at entry {base}, but its segments end at {tail.head.size}: "
+                "the rest is gone. Restore the newest copy; nothing is written until then"
+            )
+        return tail
+
+
+def _find_tail(directory: Path, names: list[int], verify: bool) -> Tail:
     if not names:
         return Tail()
     tail = segment_tail(directory, names[-1], verify=verify)

@@ -58,6 +58,7 @@ def record(sequence: int, instance: str = "process-1", **changes: Any) -> dict[s
             "cause": "rule",
             "rule": "owner-clerk",
             "near_misses": [],
+            "inputs": None,
             "policy_digest": None,
             "mode": "enforce",
             "detail": None,

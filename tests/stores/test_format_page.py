@@ -37,7 +37,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason="the page's commands need POSIX tools")
 def test_the_commands_print_what_the_page_says(tmp_path: Path) -> None:
-    assert len(commands()) == 5
+    assert len(commands()) == 6
     for command, expected in commands():
         run = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
         assert (run.stdout.decode(), run.stderr.decode()) == (expected, ""), command

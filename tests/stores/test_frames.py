@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -27,7 +29,9 @@ def test_a_frame_by_hand() -> None:
     assert lines[4] == b""
     commit = json.loads(lines[3])
     assert list(commit) == ["commit", "sha256"]
-    assert list(commit["commit"]) == ["checkpoint", "count", "first", "peaks", "size"]
+    assert list(commit["commit"]) == ["checkpoint", "count", "first", "leaves", "peaks", "size"]
+    sums = base64.b64decode(commit["commit"]["leaves"])
+    assert sums == b"".join(hashlib.sha256(b"\0" + line).digest()[:4] for line in lines[:3])
     assert commit["commit"]["checkpoint"].encode() == HEAD.checkpoint
     assert commit["sha256"] == hashlib.sha256(FRAME[:-78]).hexdigest()
     assert FRAME[-78:] == b',"sha256":"%b"}\n' % commit["sha256"].encode()
@@ -53,13 +57,13 @@ def test_any_frame_round_trips(bodies: list[bytes], first: int, note: bytes) -> 
     entries = [one for one in entries if not one.startswith(frames.COMMIT)] or [b"{"]
     size = first + len(entries)
     peaks = tuple(hashlib.sha256(bytes([n])).digest() for n in range(size.bit_count()))
-    head = Head(size, peaks, note.hex().encode())
+    head = Head(size, peaks, note.hex().encode(), b"".join(hashlib.sha256(one).digest()[:4] for one in entries))
     data = frames.encode_frame(first, entries, head)
     raw = frames.read_raw(data, "")
     assert raw.problem is None
     assert list(raw.entries) == entries
     assert raw.commit is not None
-    assert raw.commit.head == head
+    assert (raw.commit.head, raw.commit.sums) == (head, head.sums)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,11 @@ def test_any_frame_round_trips(bodies: list[bytes], first: int, note: bytes) -> 
         LINE.replace(b'"first":0', b'"first":0,"more":1'),
         LINE.replace(b'"size":3', b'"size":2'),
         LINE.replace(b'"peaks":["', b'"peaks":["AAAA","'),
+        LINE.replace(b'"leaves":"', b'"leaves":"AAAA'),
+        re.sub(rb'"leaves":"[^"]*"', b'"leaves":""', LINE),
+        re.sub(rb'"leaves":"[^"]*",', b"", LINE),
+        LINE.replace(b'"leaves":"', b'"leaves":"\\u0041'),
+        re.sub(rb'"leaves":("[^"]*")', rb'"leaves":[\1]', LINE),
         LINE.replace(b'="]', b'"]'),
         LINE.replace(b'"peaks":[', b'"peaks":[[],'),
         LINE.replace("—".encode(), b"\\u2014"),

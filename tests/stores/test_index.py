@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -494,6 +495,41 @@ def test_an_index_that_hides_rows_from_queries(tmp_path: Path) -> None:
     opened.catch_up()
     report = report_on(store, check_index=opened.check)
     assert (report.holds, report.cause) == (False, "index column differs")
+
+
+def test_an_index_that_finds_something_else(tmp_path: Path) -> None:
+    """Whole in itself and of the right size, but filled with another column's values."""
+    path = tmp_path / "log"
+    store = new_journal(path, [varied(number) for number in range(300)])
+    opened = SearchIndex(path / "index.sqlite", store)
+    opened.catch_up()
+    opened.close()
+    true = columns.SCHEMA["by_user_id"]
+    for statement in (true.replace("(user_id)", "(instance)"), true):
+        database = sqlite3.connect(path / "index.sqlite", isolation_level=None)
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'by_user_id'", [statement])
+        database.close()
+        if statement != true:
+            _tamper(path / "index.sqlite", "REINDEX by_user_id")
+    opened = SearchIndex(path / "index.sqlite", store)
+    assert opened.catch_up() == 300
+    assert list(opened.find(Filters(user="user-1"))) == []
+    assert opened._database().execute("PRAGMA quick_check").fetchone() == ("ok",)
+    report = report_on(store, check_index=opened.check)
+    assert (report.holds, report.cause) == (False, "index column differs")
+    assert "by_user_id" in report.findings[0].text
+    opened.close()
+
+
+def test_a_check_that_is_given_up(tmp_path: Path) -> None:
+    store = new_journal(tmp_path / "log", [varied(number) for number in range(3)])
+    opened = SearchIndex(tmp_path / "log" / "index.sqlite", store)
+    opened.catch_up()
+    assert list(opened.check(0, [varied(0)])) == []
+    assert opened._inspection is not None
+    opened.close()
+    assert not [one for one in threading.enumerate() if one.name == "audit-index-check"]
 
 
 def test_the_schema_is_what_sqlite_keeps(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -117,7 +118,9 @@ def test_nothing_is_created_by_opening(tmp_path: Path, writable: bool) -> None:
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"format": 1, "origin": "x"}', '{"format": 2}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "{", '{"format": 1, "origin": "x"}', '{"format": 2}', "\xff", "[" * 100_000]
+)
 def test_a_config_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     new_journal(tmp_path / "log").close()
     (tmp_path / "log" / "config.json").write_text(text, encoding="latin-1")
@@ -493,3 +496,70 @@ def test_a_lock_file_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     JournalStore.open(path, lock_timeout=0.1).append([small(2)], SEAL)  # the lock was not left behind
     store.append([small(3)], SEAL)
     assert_holds(store)
+
+
+def test_a_journal_without_any_segment_can_be_read(tmp_path: Path) -> None:
+    new_journal(tmp_path / "log", *batches(2)).close()
+    for path in segments_of(tmp_path / "log"):
+        path.unlink()
+    store = JournalStore.open(tmp_path / "log", writable=False)
+    assert list(store.raw_frames()) == []
+    assert list(store.frames()) == []
+
+
+@pytest.mark.parametrize("what", ["pipe", "link to nowhere", "links in a circle"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "cosigned.jsonl", f"journal/{9:020d}.jsonl", f"journal/{9:020d}.base", f"timestamps/{9:020d}.tsr"],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, what: str, name: str) -> None:
+    new_journal(tmp_path / "log", [small(1)]).close()
+    place = tmp_path / "log" / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("nowhere" if what == "link to nowhere" else place)
+    for writable in (True, False):
+        with pytest.raises(LogDamaged, match=rf"{place.name}: is neither a file nor a folder"):
+            JournalStore.open(tmp_path / "log", writable=writable)
+
+
+def test_a_link_to_a_file_elsewhere_is_a_file(tmp_path: Path) -> None:
+    store = new_journal(tmp_path / "log", [small(1)], [small(2)], segment_bytes=1)
+    first = segments_of(tmp_path / "log")[0]
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
+    assert_holds(JournalStore.open(tmp_path / "log"))
+    store.close()
+
+
+def test_a_base_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
+    store = new_journal(tmp_path / "log", [small(1)])
+    (tmp_path / "log" / "journal" / f"{1:020d}.base").symlink_to("nowhere")
+    with pytest.raises(LogDamaged, match="link to nowhere"):
+        _ = store.base
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("others", [0, 1, 2, 3])
+def test_an_older_copy_put_back_under_an_open_store(tmp_path: Path, in_place: bool, others: int) -> None:
+    """And continued by others, until it is as long as what this store has seen, or longer."""
+    path = tmp_path / "log"
+    new_journal(path, [small(0)]).close()
+    segment = segments_of(path)[0]
+    backup = segment.read_bytes()
+    store = JournalStore.open(path)
+    store.append([small(1)], SEAL)
+    store.append([small(2)], SEAL)
+    if not in_place:
+        segment.unlink()
+    segment.write_bytes(backup)
+    with contextlib.closing(JournalStore.open(path)) as other:
+        for number in range(others):
+            other.append([small(10 + number)], SEAL)
+    before = segment.read_bytes()
+    with pytest.raises(LogDamaged if others < 2 else LogForked, match="older copy"):
+        store.append([small(3)], SEAL)
+    assert segment.read_bytes() == before

@@ -17,13 +17,15 @@ import pytest
 
 from audit_middleware.errors import LogBusy, LogDamaged, LogUnavailable, RecordError
 from audit_middleware.model import Head, Receipt
-from audit_middleware.pipeline import append, batch
+from audit_middleware.pipeline import append as append_module
+from audit_middleware.pipeline import batch, committer
 from audit_middleware.pipeline.append import Writer
 from audit_middleware.protocols import LogStore, Sealer
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.stores.memory import MemoryStore
+from audit_middleware.stores.spool import Spool
 from tests.stores.children import finish, fork
-from tests.stores.samples import ORIGIN, SEAL, assert_holds, entries_of, new_journal, record
+from tests.stores.samples import ORIGIN, SEAL, assert_holds, entries_of, entry, new_journal, record
 
 from audit_middleware.ledger import canonical  # isort: skip
 
@@ -82,7 +84,11 @@ class Faulty:
     def head(self) -> Head:
         return self.inner.head()
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+    @property
+    def base(self) -> Head:
+        return self.inner.base
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Any]:
         return self.inner.frames(start, stop)
 
     def close(self) -> None:
@@ -210,10 +216,10 @@ def test_recorded_at_never_goes_back(make: Callable[..., Writer], store: Faulty)
 @pytest.fixture
 def lingering(make: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch) -> Writer:
     """A writer that lingers for ever over one record, unless something ends it."""
-    monkeypatch.setattr(append, "MAX_LINGER_MS", 10**9)
+    monkeypatch.setattr(append_module, "MAX_LINGER_MS", 10**9)
     writer = make(linger_ms=10**7)
     writer.submit({})
-    until(lambda: writer._mode == append._LINGERING)
+    until(lambda: writer._mode == committer.LINGERING)
     return writer
 
 
@@ -231,13 +237,13 @@ def test_a_waiter_ends_the_lingering(lingering: Writer, store: Faulty) -> None:
 
 
 def test_64_records_end_the_lingering(lingering: Writer, store: Faulty) -> None:
-    for _ in range(append.ENOUGH - 2):
+    for _ in range(committer.ENOUGH - 2):
         lingering.submit({})
     time.sleep(0.02)
     assert lingering.counters.written == 0
     lingering.submit({})
-    until(lambda: lingering.counters.written == append.ENOUGH)
-    assert store.batches == [append.ENOUGH]
+    until(lambda: lingering.counters.written == committer.ENOUGH)
+    assert store.batches == [committer.ENOUGH]
 
 
 def test_closing_ends_the_lingering(lingering: Writer, store: Faulty) -> None:
@@ -499,6 +505,50 @@ def test_a_failed_commit_is_told_kept_and_repeated(
     assert [finding.cause for finding in report.findings] == (["repeated"] if persisted else [])
 
 
+def test_who_stops_behind_a_long_spool_leaves_its_records_there(
+    make: Callable[..., Writer], store: Faulty, tmp_path: Path
+) -> None:
+    left = Spool(tmp_path, file_bytes=1)
+    for number in range(20):
+        left.add([encode({"instance": "gone"}, number, 10**18)])
+    left.close()
+    genuine = store.append
+
+    def slow(entries: Sequence[bytes], seal: Sealer) -> Head:
+        time.sleep(0.2)
+        return genuine(entries, seal)
+
+    store.append = slow  # type: ignore[method-assign]  # each file takes its time
+    writer = make(open_spool=lambda: Spool(tmp_path))
+    for _ in range(3):
+        writer.submit({})
+    assert writer.close(1) == 0, "nothing is lost"
+    store.append = genuine  # type: ignore[method-assign]
+    after = make(open_spool=lambda: Spool(tmp_path))
+    after.submit({"instance": "process-2"})
+    until(lambda: after.counters.written > 0 == after.backlog and not list(tmp_path.rglob("*.jsonl")))
+    records = [canonical.decode(one) for one in entries_of(store.inner)]
+    numbers = [(one["service"]["instance"], one["sequence"]) for one in records]
+    assert numbers == [("gone", n) for n in range(20)] + [("process-1", n) for n in range(3)] + [("process-2", 0)]
+
+
+def test_a_forked_child_lets_go_of_the_spool(make: Callable[..., Writer], store: Faulty, tmp_path: Path) -> None:
+    """Its life must not keep the next process from taking over what a killed parent left."""
+    writer = make(open_spool=lambda: Spool(tmp_path))
+    store.before += [LogUnavailable("disk")] * 1000
+    writer.submit({})
+    until(lambda: writer.counters.spooled == 1)
+
+    def child(tell: Callable[[bytes], int]) -> None:
+        held = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        targets = [os.readlink(path) for path in held if path.is_symlink()]
+        assert not [target for target in targets if str(tmp_path) in target], targets
+
+    finish(fork(child))
+    assert Spool(tmp_path).adopt() == 0, "the parent lives"
+    store.before.clear()
+
+
 def test_while_the_store_fails(make: Callable[..., Writer], store: Faulty) -> None:
     writer = make(max_records=10, make_gap=lambda *gap: {"action": "audit.gap", "extra": {"count": gap[0]}})
     store.before += [LogUnavailable("disk")] * 3
@@ -728,3 +778,37 @@ def test_a_long_run_with_random_failures(tmp_path: Path, monkeypatch: pytest.Mon
         assert canonical.decode(found[receipt.index])["action_id"] == receipt.action_id
     assert {canonical.decode(one)["sequence"] for one in found} == set(range(300))
     assert_holds(store)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 3])
+def test_an_older_copy_put_back_is_not_continued(tmp_path: Path, others: int) -> None:
+    """However often the log is opened anew: what this process was told of is not there."""
+    path = tmp_path / "log"
+    new_journal(path, [entry(0)]).close()
+    segment = next((path / "journal").iterdir())
+    backup = segment.read_bytes()
+    opened: list[int] = []
+
+    def open_store() -> LogStore:
+        opened.append(1)
+        return JournalStore.open(path)
+
+    writer = Writer(open_store, SEAL, encode)
+    try:
+        for _ in range(2):
+            writer.submit_wait({})
+        right = segment.read_bytes()
+        segment.write_bytes(backup)
+        with contextlib.closing(JournalStore.open(path)) as other:
+            for number in range(others):
+                other.append([entry(number, "process-2")], SEAL)
+        before = segment.read_bytes()
+        writer.submit({})
+        until(lambda: len(opened) >= 4)
+        assert segment.read_bytes() == before
+        (tmp_path / "right").write_bytes(right)
+        (tmp_path / "right").replace(segment)
+        until(lambda: not writer.backlog)
+    finally:
+        writer.close(5)
+    assert assert_holds(JournalStore.open(path)).entries == 4, "goes on once the right copy is back"
