@@ -1,0 +1,5 @@
+"""The published vectors, which are read where they are."""
+
+from tests.ledger.conftest import vectors
+
+__all__ = ["vectors"]
