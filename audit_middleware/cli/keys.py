@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from ..errors import KeyFileError, NoteError
 from ..evidence.keys import KeyChange, key_history, new_key, retire, rotate, signers_of, vkey_of
+from ..evidence.witness_keys import cosigners_of, new_cosigner_key
 from ..ledger.note import parse_vkey
 from ..signing import read_key_file
 from ..stores.journal import JournalStore
 from .log import LOG
-from .output import DOES_NOT_HOLD, out, print_json, row, table
+from .output import DOES_NOT_HOLD, USAGE, fail, out, print_json, row, table
+from .reading import reading
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 KEY = Annotated[Path | None, typer.Option(help="The log's key file. Default: LOG.key")]
@@ -22,23 +25,30 @@ app = typer.Typer(help="Make, show, rotate and retire signing keys.", no_args_is
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Option(help="The origin of the log that it will sign.")],
+    name: Annotated[str, typer.Option(help="The origin of the log that it will sign, or the witness's name.")],
     output: Annotated[Path, typer.Option("--out", help="The key file to make (0600). Never overwritten.")],
+    cosigner: Annotated[bool, typer.Option("--cosigner", help="Make a witness's key, not a log's.")] = False,
+    ml_dsa: Annotated[
+        bool, typer.Option("--ml-dsa", help="With --cosigner: a post-quantum key (ML-DSA-44) beside the Ed25519 key.")
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Make a signing key and print its verifier key."""
-    vkey = new_key(name, output)
+    if ml_dsa and not cosigner:
+        fail("--ml-dsa is for a witness's key: give --cosigner too", USAGE)
+    vkeys = new_cosigner_key(name, output, ml_dsa=ml_dsa) if cosigner else (new_key(name, output),)
     if as_json:
-        print_json({"file": str(output), "vkey": vkey})
-    else:
-        out.print(f"signing key  {output}  (keep it secret, back it up apart from the log)")
+        print_json({"file": str(output), "vkey": vkeys[0], "vkeys": list(vkeys)})
+        return
+    out.print(f"signing key  {output}  (keep it secret, back it up apart from the log)")
+    for vkey in vkeys:
         out.print(f"verifier key {vkey}", soft_wrap=True)
 
 
 @app.command("show")
 def show(file: Annotated[Path, typer.Argument(help="A key file.", show_default=False)], as_json: JSON = False) -> None:
     """Print the verifier key of each key in a file; never a secret."""
-    vkeys = [vkey_of(signer) for signer in signers_of(read_key_file(file))]
+    vkeys = _vkeys_in(read_key_file(file), str(file))
     if as_json:
         print_json({"vkeys": vkeys})
     for vkey in () if as_json else vkeys:
@@ -48,6 +58,7 @@ def show(file: Annotated[Path, typer.Argument(help="A key file.", show_default=F
 @app.command("list")
 def list_keys(log: LOG, as_json: JSON = False) -> None:
     """Read the log and list its keys with their times. Exit 1 if a key signed out of its time."""
+    reading("audit.log_read", log, "keys list")
     store = JournalStore.open(log, writable=False)
     watch = key_history(log)
     rows = [(vkey, watch.since.get(vkey), watch.retired.get(vkey)) for vkey in store.config.vkeys]
@@ -92,6 +103,17 @@ def retire_key(
     change = retire(log, key or Path(f"{log}.key"), old, prepare=prepare)
     then = "then run this again without --prepare." if prepare else "what they sign with the old key is reported."
     _print(change, as_json, f"Restart the services that write this log; {then}")
+
+
+def _vkeys_in(text: str, where: str) -> list[str]:
+    """The verifier keys of a log's key file, or of a witness's."""
+    try:
+        return [vkey_of(signer) for signer in signers_of(text)]
+    except NoteError as problem:
+        try:
+            return [one.verifier.vkey for one in cosigners_of(text, where)]
+        except KeyFileError:
+            raise problem from None
 
 
 def _print(change: KeyChange, as_json: bool, advice: str) -> None:

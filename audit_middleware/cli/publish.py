@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,6 +18,8 @@ from ..ledger.note import parse_vkey
 from ..stores.journal import JournalStore
 from .log import LOG
 from .output import fail, out, print_json, progress
+from .reading import reading
+from .signals import stop_on_signals
 
 
 def publish(
@@ -32,33 +33,29 @@ def publish(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each checkpoint.")] = False,
 ) -> None:
     """Publish a log as static files (C2SP tlog-tiles), or bring what is published up to date."""
+    asked = {"directory": directory, "follow": follow, "check": check}
+    told = reading("audit.log_exported", log, "publish", asked, follow=follow)
     store = JournalStore.open(log, writable=False)
     folder = Folder(directory or log)
     verifiers = [parse_vkey(text) for text in store.config.vkeys]
     # From here on, so that a signal while the first files are written ends the work between two looks as well.
-    stop = _stop_on_signals() if follow else threading.Event()
+    stop = stop_on_signals() if follow else threading.Event()
     with folder.exclusive():
-        publisher = Publisher(store, folder, verifiers)
+        publisher = Publisher(store, folder, verifiers, log=log)
+
+        def tell(published: Published) -> None:
+            told.records = published.checkpoint.size
+            _print(published, folder, publisher.written, as_json)
+
         if follow:
-            publisher.follow(stop, interval, lambda published: _print(published, folder, publisher.written, as_json))
+            publisher.follow(stop, interval, tell)
             return
         with progress("publishing", store.head().size) as advance:
             published = publisher.catch_up(advance)
         if check:
             with progress("verifying", published.checkpoint.size) as advance:
                 verify_published(folder, store.origin, verifiers, advance)
-        _print(published, folder, publisher.written, as_json)
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def handle(*_: Any) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    return stop
+        tell(published)
 
 
 def _print(published: Published, folder: Folder, written: int, as_json: bool) -> None:

@@ -6,15 +6,17 @@ The search index only says where to look; every record shown is read from the lo
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import AuditError
+from ..errors import AuditError, EntriesPruned
 from ..ledger.canonical import decode
 from ..model import Record
 from ..protocols import LogStore
@@ -22,6 +24,7 @@ from ..stores.index import Filters, SearchIndex
 from ..stores.journal import JournalStore
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, WIDE, fail, out, print_json, row, table
+from .reading import reading
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, one record a line.")]
 Found = tuple[int, dict[str, Any]]
@@ -42,6 +45,9 @@ def query(
     trace: Annotated[str | None, typer.Option(help="A trace id or a correlation id.")] = None,
     since: Annotated[str | None, typer.Option(help="RFC 3339 time, or how long ago: 90m, 24h, 7d.")] = None,
     until: Annotated[str | None, typer.Option(help="As --since; exclusive.")] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Only intents without an outcome: still running, or killed.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=0, help="Most records to show, 0 for all.")] = 50,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin at the oldest.")] = False,
     as_json: JSON = False,
@@ -49,14 +55,15 @@ def query(
     """Search the trail. Exit 1 when nothing matches."""
     filters = Filters(
         user=user, action=action, decision=decision, outcome=outcome, severity=severity, kind=kind,
-        resource=resource, trace=trace, since=moment(since), until=moment(until),
+        resource=resource, trace=trace, since=moment(since), until=moment(until), unfinished=unfinished,
     )  # fmt: skip
+    told = reading("audit.log_read", log, "query", {**asdict(filters), "limit": limit, "oldest_first": oldest_first})
     store = JournalStore.open(log, writable=False)
     index = search_index(log, store)
     count = index.catch_up()
     matches = index.find(filters, newest_first=not oldest_first, limit=limit or None)
-    found = ((at, read_record(store, at)) for at in matches)
-    shown = _print_lines(found) if as_json else _print_table(found, count)
+    found = told.count((at, read_record(store, at)) for at in matches)
+    shown = _print_lines(found) if as_json else _print_table(found, count - store.base.size)
     raise SystemExit(0 if shown else DOES_NOT_HOLD)
 
 
@@ -67,12 +74,15 @@ def tail(
     as_json: JSON = False,
 ) -> None:
     """Show the last records; with -f also those to come."""
+    told = reading("audit.log_read", log, "tail", {"lines": lines, "follow": follow}, follow=follow)
     store = JournalStore.open(log, writable=False)
-    at = max(0, store.head().size - lines)
+    at = max(store.base.size, store.head().size - lines)
     try:
+        if follow:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it in the same way, recorded
         while True:
             size = store.head().size
-            for index, record in _between(store, at, size):
+            for index, record in told.count(_between(store, at, size)):
                 print_json({"index": index, "record": record}, lines=True) if as_json else _print_line(index, record)
             at = size
             if not follow:
@@ -88,15 +98,20 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record alone, as JSON.")] = False,
 ) -> None:
     """Show one record in full, with where it stands in the log and what amends it. Exit 1 when there is none."""
+    told = reading("audit.log_read", log, "show", {"id": id})
     store = JournalStore.open(log, writable=False)
     index = search_index(log, store)
     index.catch_up()
     found = [int(id)] if id.isdigit() else index.with_action_id(id)
     if not found or found[0] >= store.head().size:
         fail(f"{log} has no record {id}", DOES_NOT_HOLD)
-    record = read_record(store, found[0])
+    try:
+        record = read_record(store, found[0])
+    except EntriesPruned as problem:
+        fail(problem, DOES_NOT_HOLD)
     amended = [(at, read_record(store, at)) for at in index.find(Filters(action="audit.amended"), newest_first=False)]
     amendments = [pair for pair in amended if pair[1]["extra"].get("amends") == record["action_id"]]
+    told.records = 1 + len(amendments)
     if as_json:
         print_json({"index": found[0], "record": record, "amendments": [pair[1] for pair in amendments]})
         return
@@ -185,7 +200,7 @@ def _cells(index: int, record: dict[str, Any]) -> tuple[object, ...]:
         record["action"] or f"{record['request']['method']} {record['request']['path']}",
         None if kind is None else f"{kind}/{name}" if name is not None else kind,
         verdict,
-        record["response"]["status"],
+        "intent" if record["kind"] == "intent" else record["response"]["status"],
     )
     return (*cells, record["action_id"]) if out.width >= WIDE else cells
 

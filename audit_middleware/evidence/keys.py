@@ -19,10 +19,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,21 +29,16 @@ from pathlib import Path
 from ..errors import ConfigError, KeyFileError
 from ..ledger.note import format_signer_key, format_vkey, parse_signer_key, parse_vkey
 from ..model import Json
-from ..pipeline.append import make_sealer
-from ..pipeline.arrive import fresh_action_id
-from ..pipeline.record import Recorder, Service
-from ..pipeline.statement import Statement
-from ..privacy.redact import Redactor
 from ..protocols import Clock
 from ..signing import SEED_SIZE, Ed25519Signer, read_key_file, replace_key_file, write_key_file
 from ..stores.filesystem import sync_directory, write_side_file
 from ..stores.journal import JournalStore
-from ..stores.layout import Layout, read_config
-from ..stores.lock import ProcessLock
-from ..version import __version__
+from ..stores.layout import Layout
+from ..stores.tail import Repair
+from .changes import append_control, changing
+from .heads import open_compared
 from .keywatch import RETIRED, ROTATED, KeyWatch
-
-_PATIENCE = 10.0
+from .standing import carried_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +91,9 @@ def rotate(log: Path, key_file: Path, new_file: Path, *, clock: Clock = time.tim
         ConfigError: The new key is of another log, active already, or was retired.
         KeyFileError, NoteError, StoreError: The keys or the log cannot be read or written.
     """
-    with _changing(log):
-        store = JournalStore.open(log)
+    with changing(log, "keys"):
+        repairs: list[Repair] = []
+        store = open_compared(log, repairs.append)
         with contextlib.closing(store):
             text = read_key_file(key_file)
             active = _active(text, store.origin, key_file)
@@ -109,7 +104,7 @@ def rotate(log: Path, key_file: Path, new_file: Path, *, clock: Clock = time.tim
             _check_fresh(store, active, vkey_of(new))
             _list_vkey(store.layout, vkey_of(new))
             extra = {"old_vkey": vkey_of(active[0]), "new_vkey": vkey_of(new), "size": store.head().size}
-            size = _record(store, [*active, new], ROTATED, extra, clock)
+            size = append_control(store, [*active, new], ROTATED, extra, clock, repairs)
             replace_key_file(key_file, "\n".join([*text.split(), added]))
             return KeyChange(tuple(vkey_of(one) for one in (*active, new)), size)
 
@@ -125,8 +120,9 @@ def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock:
         ConfigError: No such key, or no other key would be left.
         KeyFileError, NoteError, StoreError: The keys or the log cannot be read or written.
     """
-    with _changing(log):
-        store = JournalStore.open(log)
+    with changing(log, "keys"):
+        repairs: list[Repair] = []
+        store = open_compared(log, repairs.append)
         with contextlib.closing(store):
             vkey = _named(store.config.vkeys, old)
             text = read_key_file(key_file)
@@ -140,33 +136,20 @@ def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock:
             size = None
             if not prepare:
                 extra: dict[str, Json] = {"vkey": vkey, "size": store.head().size}
-                size = _record(store, remaining, RETIRED, extra, clock)
+                size = append_control(store, remaining, RETIRED, extra, clock, repairs)
             return KeyChange(tuple(map(vkey_of, remaining)), size)
 
 
 def key_history(log: Path) -> KeyWatch:
     """Reads the whole log and returns what it says of its keys, and what contradicts it."""
     store = JournalStore.open(log, writable=False)
-    watch = KeyWatch()
+    watch = KeyWatch(carried_keys(store))
     for _ in watch.over(store.raw_frames()):
         pass
     return watch
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _changing(log: Path) -> Iterator[None]:
-    """One change at a time: two would each write back what they read. Not the writers' lock: services go on."""
-    layout = Layout(log)
-    read_config(layout)  # raises unless there is a log
-    lock = ProcessLock(layout.state / "keys.lock")
-    try:
-        with lock.held(_PATIENCE):
-            yield
-    finally:
-        lock.forget()
 
 
 def _active(text: str, origin: str, where: Path) -> tuple[Ed25519Signer, ...]:
@@ -205,17 +188,6 @@ def _list_vkey(layout: Layout, vkey: str) -> None:
     write_side_file(temporary, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
     os.replace(temporary, layout.config)
     sync_directory(layout.root)
-
-
-def _record(
-    store: JournalStore, signers: Sequence[Ed25519Signer], action: str, extra: dict[str, Json], clock: Clock
-) -> int:
-    """Appends a control record signed by these keys; returns the log's size after it."""
-    now = clock()
-    statement = Statement(fresh_action_id(now), now, action, action.upper().replace(".", "_"), "high", extra)
-    instance = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
-    recorder = Recorder(Service("audit-middleware", __version__, instance, None), Redactor())
-    return store.append([recorder.encode(statement, 0, now)], make_sealer(store.origin, signers)).size
 
 
 def create_log(path: Path, origin: str, key: Path | None = None) -> str:

@@ -2,7 +2,8 @@
 
 Where the hashes come from, cheapest first:
 
-* peaks that a commit line holds: they are the roots of everything to the left of what is to be proved;
+* peaks that a commit line holds: they are the roots of everything to the left of what is to be proved. In a pruned log
+  the base has those of everything that is gone, so every entry that is left can be proved from the journal alone;
 * published tiles, where a folder has them;
 * the journal itself, read once and in a stream, for what neither of them covers.
 
@@ -50,6 +51,19 @@ class Prover:
         frame = self._frame_of(index)
         return frame.entries[index - frame.first]
 
+    def checkpoint_at(self, size: int) -> Checkpoint | None:
+        """Returns what the log says of its tree at this size; ``None`` if no commit ended there, so it signed none.
+
+        No signature is looked at: a proof from here (`consistency`) holds under the later checkpoint or is not made.
+        Raises `StoreError` if the log cannot be read.
+        """
+        if size == 0:
+            return Checkpoint(self.store.origin, 0, tree.EMPTY_ROOT)
+        if size > self.store.head().size:
+            return None
+        head = self._head_at(size)
+        return Checkpoint(self.store.origin, size, tree.root(head.peaks)) if head.size == size else None
+
     def inclusion(self, index: int, note: bytes | None = None, extra: bytes = b"") -> Proof:
         """Proves that entry ``index`` is in the log.
 
@@ -60,6 +74,7 @@ class Prover:
 
         Raises:
             ProofError: There is no such entry, or the checkpoint is too small for it.
+            EntriesPruned: The entry was pruned.
             FormatError, NoteError: ``note`` is no checkpoint of this log.
             LogForked: ``note`` is signed by this log's key but of another history.
             StoreError: The log cannot be read, or is shorter than ``note``.
@@ -86,6 +101,8 @@ class Prover:
 
         Raises:
             ProofError: ``old`` is the larger one.
+            EntriesPruned: Hashes that the proof needs went with the entries below the base. Published tiles may still
+                have them, for checkpoints whose size is a multiple of 256.
             LogForked: They are not consistent, or not those of this log.
             StoreError: The log cannot be read, or is shorter than ``new``.
         """
@@ -102,7 +119,9 @@ class Prover:
             tree.verify_consistency(old.size, old.root, new.size, new.root, hashes)
             return hashes
 
-        return self._prove(make, self._head_at(old.size), new.size)
+        # Below the base no head is left; published tiles alone may do, and without them reading says what is missing.
+        before = self._head_at(old.size) if old.size >= self.store.base.size else Head()
+        return self._prove(make, before, new.size)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -126,6 +145,9 @@ class Prover:
         """The newest head of at most this size: that of a commit that ends there, or of the one before."""
         if size == 0:
             return Head()
+        base = self.store.base
+        if size == base.size:
+            return base
         frame = self._frame_of(size - 1)
         return frame.head if frame.head.size <= size else self._head_at(frame.first)
 

@@ -26,16 +26,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..archives.local import Folder, Object
-from ..errors import FormatError, LogDamaged, LogForked
+from ..errors import EntriesPruned, FormatError, LogDamaged, LogForked
 from ..ledger import tiles, tree
 from ..ledger.checkpoint import open_checkpoint
 from ..ledger.note import Verifier
 from ..ledger.tiles import TILE_WIDTH, Bundle, Tile
 from ..model import Frame, Head
 from ..protocols import LogStore
-from .published import CHECKPOINT, Published, bundle_entries, open_published, peaks_of, tile_getter
+from .published import (
+    CHECKPOINT,
+    Published,
+    bundle_entries,
+    open_published,
+    peaks_of,
+    tile_getter,
+    with_cosignatures,
+)
 
 CHUNK = 4096
 """Entries after which a chunk ends with the next commit."""
@@ -61,12 +70,24 @@ class _Front:
 class Publisher:
     """Keeps one folder up to date with one log. The caller holds ``folder.exclusive()``."""
 
-    def __init__(self, store: LogStore, folder: Folder, verifiers: Sequence[Verifier], *, stride: int = STRIDE) -> None:
-        """``verifiers`` are the log's keys; ``stride`` bounds the work that a crash can undo."""
+    def __init__(
+        self,
+        store: LogStore,
+        folder: Folder,
+        verifiers: Sequence[Verifier],
+        *,
+        stride: int = STRIDE,
+        log: Path | None = None,
+    ) -> None:
+        """``verifiers`` are the log's keys; ``stride`` bounds the work that a crash can undo.
+
+        ``log`` is where cosigned checkpoints are kept (`anchors`): one of the published size is published as it is.
+        """
         self._store = store
         self._folder = folder
         self._verifiers = verifiers
         self._stride = stride
+        self._log = log
         self._published: Published | None = None
         self._front = _Front()
         self.written = 0  # files
@@ -77,6 +98,7 @@ class Publisher:
         Raises:
             LogForked: The folder is of another log, or of another history of this one.
             LogDamaged: A file of the folder, or the log, is not what it should be; or the log was rolled back.
+            EntriesPruned: The log does not have what the folder lacks any more.
             LogUnavailable: The disk refuses.
         """
         published = self._published or self._begin()
@@ -88,8 +110,15 @@ class Publisher:
             published = self._advance(published, head.size)
             if progress is not None:
                 progress(published.checkpoint.size)
-        self._published = published
-        return published
+        self._published = self._adopt(published)
+        return self._published
+
+    def _adopt(self, published: Published) -> Published:
+        """Witnesses may have cosigned what is published; then that is what readers shall see."""
+        cosigned = with_cosignatures(published, self._log, self._store.origin, self._verifiers)
+        if cosigned.note != published.note:
+            self._folder.replace(CHECKPOINT, cosigned.note)
+        return cosigned
 
     def follow(self, stop: threading.Event, interval: float, notify: Callable[[Published], None]) -> None:
         """Catches up every ``interval`` seconds until ``stop`` is set; ``notify`` gets what is new."""
@@ -125,6 +154,13 @@ class Publisher:
             raise LogForked(
                 f"{self._folder.root}: holds {size} entries, but the log {self._store.origin} has only {head.size}: "
                 "it was rolled back or truncated. Restore its newest copy; what was published stays as it is"
+            )
+        base = self._store.base.size
+        if size < base:
+            raise EntriesPruned(
+                f"{self._folder.root}: holds {size} entries, but the log {self._store.origin} was pruned to begin at "
+                f"entry {base}, so the tiles in between cannot be made any more. Copy a folder that was published "
+                "before that (the files checkpoint and minimum, and the directory tile), then publish there"
             )
         if size and size == head.size and head.checkpoint != published.note:
             self._open(head, size, published.checkpoint.root)

@@ -150,7 +150,7 @@ def test_query_finds_by_every_filter(run: Run, filled: tuple[Log, list[str]]) ->
     assert ask("--resource", "invoice/2") == [ids[2]]
     assert set(ask("--resource", "invoice")) == set(ids)
     assert ask("--trace", "case-7") == [ids[4]]
-    assert len(ask("--kind", "control")) == 4
+    assert len(ask("--kind", "control")) == 5
     assert ask("--since", "1h", "--user", "clerk-0") == [ids[2], ids[0]]
     assert ask("--until", "1h") == []
     assert ask("--user", "nobody") == []
@@ -165,7 +165,7 @@ def test_query_prints_a_table_and_never_steers_the_terminal(run: Run, filled: tu
     assert "\\x1b[31m" in out
     assert ids[4] in out
     assert "deny (default)" in out
-    assert out.splitlines()[-1].endswith("10 of 10 records")
+    assert out.splitlines()[-1].endswith("11 of 11 records")
 
 
 def test_a_query_sees_what_was_just_acknowledged_and_survives_a_deleted_index(
@@ -219,12 +219,12 @@ def test_tail_follows_what_is_committed(filled: tuple[Log, list[str]], tmp_path:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as tail:
         try:
             assert tail.stdout is not None
-            assert json.loads(tail.stdout.readline())["index"] == 9  # it runs, and has seen the log's end
+            assert json.loads(tail.stdout.readline())["index"] == 10  # it runs, and has seen the log's end
             ids = asyncio.run(_fill(service(tmp_path, log)))
             followed = [json.loads(tail.stdout.readline()) for _ in range(10)]
         finally:
             tail.send_signal(signal.SIGINT)
-    assert [line["index"] for line in followed] == list(range(10, 20))
+    assert [line["index"] for line in followed] == list(range(11, 21))
     assert set(ids) < {line["record"]["action_id"] for line in followed}
     assert tail.returncode == 0
 
@@ -237,7 +237,7 @@ def test_verify_holds_and_then_names_what_was_damaged(run: Run, filled: tuple[Lo
     assert "holds" in out
     code, out, _ = run("verify", log.path, "--json")
     report = json.loads(out)
-    assert (report["holds"], report["entries"], report["findings"]) == (True, 10, [])
+    assert (report["holds"], report["entries"], report["findings"]) == (True, 11, [])
     segment = next((log.path / "journal").glob("*.jsonl"))
     data = segment.read_bytes()
     assert data.count(b'"clerk-0"') >= 2

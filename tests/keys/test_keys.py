@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_middleware.cli import app
-from audit_middleware.cli.verify import check_record
 from audit_middleware.errors import AuditError, ConfigError, KeyFileError, NoteError
-from audit_middleware.evidence import keys
+from audit_middleware.evidence.changes import append_control
 from audit_middleware.evidence.keys import new_key, retire, rotate, signers_of, vkey_of
 from audit_middleware.evidence.keywatch import KeyWatch
 from audit_middleware.evidence.prove import Prover
+from audit_middleware.evidence.wellformed import check_record
 from audit_middleware.ledger import tree
 from audit_middleware.ledger.note import format_signer_key, open_note, parse_vkey
 from audit_middleware.ledger.proof import verify_proof
@@ -138,11 +138,11 @@ def test_a_rotation_that_one_of_the_keys_did_not_sign_is_reported(log: Log, tmp_
     old, new = signers_of(read_key_file(key_file(log))), signers_of(read_key_file(tmp_path / "new.key"))
     extra = {"old_vkey": log.vkey, "new_vkey": rotate_text, "size": 0}
     store = JournalStore.open(log.path)
-    keys._record(store, old, "audit.key_rotated", extra, lambda: 0)
+    append_control(store, old, "audit.key_rotated", extra, lambda: 0)
     found = report(log)
     assert (found.holds, found.index, found.cause) == (False, 0, "wrong key")
     assert "new_vkey did not sign" in found.findings[0].text
-    keys._record(store, [*old, *new], "audit.key_rotated", extra, lambda: 0)
+    append_control(store, [*old, *new], "audit.key_rotated", extra, lambda: 0)
     assert [one.index for one in report(log).findings if one.cause == "wrong key"] == [0]
 
 

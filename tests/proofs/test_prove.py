@@ -15,7 +15,7 @@ from audit_middleware.evidence.receipts import leaf_in, proof_of, receipt
 from audit_middleware.ledger import tree
 from audit_middleware.ledger.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.ledger.proof import format_proof, parse_proof, verify_proof
-from audit_middleware.model import Frame
+from audit_middleware.model import Frame, Head
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.signing import Ed25519Signer
 from audit_middleware.stores.frames import encode_frame
@@ -47,7 +47,11 @@ class Counting:
         self.close = store.close
         self.read = 0
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    @property
+    def base(self) -> Head:
+        return self._store.base
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
         for frame in self._store.frames(start, stop):
             self.read += len(frame.entries)
             yield frame

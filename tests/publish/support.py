@@ -31,7 +31,12 @@ class ListStore:
     def head(self) -> Head:
         return self._frames[-1].head
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    @property
+    def base(self) -> Head:
+        return Head()
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
+        start = start or 0
         for frame in self._frames:
             if frame.head.size > start and (stop is None or frame.first < stop):
                 yield frame

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.stores.samples import ORIGIN, SEAL, VERIFIERS, new_journal
 STEPS = ("fsync", "link", "unlink", "rename", "mkdir", "rmdir", "write")
 
 
-def dies_at(number: int) -> None:
+def dies_at(number: int, steps: Sequence[str] = STEPS) -> None:
     """Kills this process at the n-th call that changes the disk: half of them before, half after the call."""
     numbers = count(1)  # `next` is atomic: the publisher writes files from several threads
 
@@ -41,7 +41,7 @@ def dies_at(number: int) -> None:
 
         return run
 
-    for name in STEPS:
+    for name in steps:
         setattr(os, name, counted(getattr(os, name)))
 
 

@@ -1,0 +1,130 @@
+"""What a process does for its log beside the requests, each in a daemon thread of its own.
+
+*Watching* may write records, so it ends before the last one. *Following* takes what was committed somewhere else, so it
+ends after it. To add one is a line in `watching` or `following`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..evidence.follow import Cosigner, Follower
+from ..ledger.trust import parse_policy
+from ..model import Json
+from ..protocols import Signer
+from ..settings import Settings
+from ..stores.filesystem import headroom
+
+SPACE_INTERVAL = 60.0
+"""Seconds between two looks at the room on the disk."""
+
+logger = logging.getLogger("audit_middleware")
+
+
+class Background(Protocol):
+    """Work beside the requests. Not restarted after a fork: the child makes its own."""
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+        ...
+
+    def start(self) -> None:
+        """Starts its thread; never blocks."""
+        ...
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Ends it, at the latest after this time; what is left is said in the application's log."""
+        ...
+
+    def state(self) -> dict[str, Json]:
+        """What it does and what is wrong, for a metric or a health page."""
+        ...
+
+
+class Space:
+    """Warns when the room on the log's disk falls below a limit: once for each time that it does."""
+
+    name = "space"
+
+    def __init__(
+        self,
+        room: Callable[[], int],
+        least: int,
+        tell: Callable[[int], None],
+        *,
+        interval_s: float = SPACE_INTERVAL,
+    ) -> None:
+        """``room()`` returns the free bytes; ``tell(free)`` is called when they have become fewer than ``least``."""
+        self._room = room
+        self._least = least
+        self._tell = tell
+        self._interval = interval_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._free: int | None = None
+        self._low = False
+
+    def start(self) -> None:
+        """Looks once, then again and again."""
+        self.look()
+        self._thread = threading.Thread(target=self._run, name="audit-space", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Ends the thread; there is nothing to finish."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def state(self) -> dict[str, Json]:
+        """Free bytes at the last look, and whether they are too few."""
+        return {"free": self._free, "low": self._low}
+
+    def look(self) -> None:
+        """Compares once."""
+        try:
+            self._free = free = self._room()
+        except OSError as error:
+            logger.error("the room on the log's disk cannot be read: %s", error.strerror)
+            return
+        low = free < self._least
+        if low and not self._low:
+            logger.warning("the log's disk has %d bytes left, fewer than min_free (%d): free space", free, self._least)
+            self._tell(free)
+        elif self._low and not low:
+            logger.info("the log's disk has room again: %d bytes", free)
+        self._low = low
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.look()
+
+
+def watching(settings: Settings, tell_low_space: Callable[[int], None]) -> list[Background]:
+    """What may write records."""
+    found: list[Background] = []
+    if settings.min_free:
+        found.append(Space(lambda: headroom(Path(settings.log)), settings.min_free, tell_low_space))
+    return found
+
+
+def following(settings: Settings, signers: Callable[[], Sequence[Signer]]) -> list[Background]:
+    """What takes the committed log somewhere else; ``signers()`` are the log's keys."""
+    found: list[Background] = []
+    if settings.publish_to is not None:
+        found.append(Follower(Path(settings.log), settings.publish_to, settings.publish_interval / 1000))
+    if settings.trust is not None and settings.cosign_interval:
+        trust = parse_policy(settings.trust.read_bytes())
+        if any(witness.url for witness in trust.witnesses):
+            found.append(Cosigner(Path(settings.log), trust, settings.publish_to, settings.cosign_interval / 1000))
+    if settings.followers is not None:
+        from ..evidence.delivering import Delivering  # here: it brings an HTTP client, which few services need
+        from ..followers.config import load_followers
+
+        found.append(Delivering(Path(settings.log), load_followers(settings.followers), signers))
+    return found
