@@ -16,7 +16,9 @@ What happens when the store fails (sequencing is the store's; this only repeats)
   up whether the first attempt did reach the log. A record may therefore be there twice, with the same ``action_id``
   and ``sequence``: duplicates are harmless and marked when read, losses are not;
 * what is submitted meanwhile is queued behind it until the queue is full; then `LogBusy` tells the caller, who waits
-  for room, spools, or calls `Writer.lost`;
+  for room or calls `Writer.lost`;
+* with a spool, the batch and what comes meanwhile is set aside on disk instead (`LogSpooled` tells the waiters), and
+  sent to the log before anything else once it takes records again, in the same order;
 * whatever was lost is told to the log by a gap record: the first thing written after what was kept.
 
 If the process dies here: records that were submitted and not yet committed are gone. Who cannot accept that awaits
@@ -28,66 +30,38 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
-import logging
 import os
-import queue
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..errors import LogBusy, LogUnavailable, StoreError
-from ..ledger import checkpoint, tree
-from ..model import Head, Receipt
-from ..protocols import Clock, LogStore, Sealer, Signer
-from .batch import Batch, Encode, Fallback, Gap, MakeGap
-from .waiting import Waiter, refuse, resolve, wait_in_loop, wait_in_thread
+from ..errors import LogBusy, LogUnavailable
+from ..model import Receipt
+from ..protocols import Clock, LogStore, Sealer
+from .batch import Batch, Counters, Encode, Fallback, Gap, MakeGap
+from .committer import ENOUGH, IDLE, LINGERING, Committer
+from .outage import MakeReplayed, OpenSpool, Outage
+from .pulse import Pulse
+from .seal import make_sealer
+from .waiting import Waiter, refuse, wait_in_loop, wait_in_thread
 
-ENOUGH = 64
-"""So many queued records are worth a commit of their own."""
+__all__ = ["ENOUGH", "MAX_LINGER_MS", "Counters", "Writer", "make_sealer"]
 
 MAX_LINGER_MS = 50
 """Bound of ``linger_ms``: the window in which a crash may lose a record that nobody waited for."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _CLOSING_PAUSE = 0.05, 5.0, 0.25
+_LAST_ATTEMPTS = 0.8
+"""Part of the time of `Writer.close` after which no commit is begun: the rest is for setting aside what is left."""
 
-_SILENCE = 30.0
-"""Seconds before the same failure is logged again: an outage must not fill the application's log."""
-
-# What the thread is about to sleep for; a submitter rings the bell only if that is what the thread waits for.
-_AWAKE, _IDLE, _LINGERING = range(3)
-
-_log = logging.getLogger(__name__)
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What a writer has done in this process. ``failed`` and ``batches`` count commits, the others records."""
-
-    written: int = 0
-    failed: int = 0
-    dropped: int = 0
-    batches: int = 0
-
-
-def make_sealer(origin: str, signers: Sequence[Signer]) -> Sealer:
-    """Returns what turns a batch into the next head: leaf hashes, the grown tree, one signed checkpoint."""
-
-    def seal(head: Head, entries: Sequence[bytes]) -> Head:
-        size, peaks = tree.append(head.size, head.peaks, map(tree.leaf_hash, entries))
-        return Head(size, peaks, checkpoint.sign_checkpoint(origin, size, peaks, signers))
-
-    return seal
-
-
-class Writer:
+class Writer(Committer):
     """Commits items to one log. All methods may be called from any thread; `commit` and `room` from any event loop."""
 
     def __init__(
@@ -98,6 +72,9 @@ class Writer:
         *,
         on_unencodable: Fallback | None = None,
         make_gap: MakeGap | None = None,
+        make_pulse: Callable[[], Pulse] | None = None,
+        open_spool: OpenSpool | None = None,
+        make_replayed: MakeReplayed | None = None,
         clock: Clock = time.time_ns,
         max_records: int = 4096,
         max_bytes: int = 8 * 2**20,
@@ -112,6 +89,9 @@ class Writer:
             encode: Turns an item into its entry. What it raises concerns that item alone.
             on_unencodable: Gives the entry for an item that ``encode`` refused; without it the record is lost.
             make_gap: Gives the item that tells of losses; without it they are only counted.
+            make_pulse: Gives what makes heartbeats and watches the clock, once for each process; default: neither.
+            open_spool: Gives the place where records wait while the store fails; without it they wait in memory.
+            make_replayed: Gives the item that tells how many records came to the log by way of the spool.
             clock: For ``recorded_at``, which never goes back within a process.
             max_records: Bound of all records in memory that are not committed.
             max_bytes: Size at which a batch takes no further record.
@@ -120,38 +100,13 @@ class Writer:
         """
         if not 0 <= linger_ms <= MAX_LINGER_MS:
             raise ValueError(f"linger_ms is {linger_ms}, not 0 to {MAX_LINGER_MS}")
-        self._open_store = open_store
-        self._seal = seal
-        self._make_batch = partial(Batch, encode, on_unencodable, make_gap, clock, max_bytes, self.lost)
+        make_batch = partial(Batch, encode, on_unencodable, make_gap, clock, max_bytes, self.lost)
+        outage = partial(Outage, open_spool, make_replayed)
+        super().__init__(open_store, seal, make_batch, outage, make_pulse, max_records, linger_ms / 1000)
         self._clock = clock
-        self._max_records = max_records
-        self._linger = linger_ms / 1000
         self._timeout = timeout_s
-        self._begin()
         _writers.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
-
-    def _begin(self) -> None:
-        """Sets the state that belongs to one process."""
-        self._process = os.getpid()
-        self._guard = threading.Lock()  # for starting the thread, the gap and the counters; nothing waits under it
-        self._thread: threading.Thread | None = None
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._mode = _AWAKE
-        self._urgent = False
-        self._queue: deque[tuple[Any, Waiter | None]] = deque()
-        self._rooms: deque[Waiter] = deque()
-        self._closing = False
-        self._give_up_at = float("inf")
-        self._gap: Gap | None = None
-        self._counters = Counters()
-        # Only the thread writes what follows.
-        self._store: LogStore | None = None
-        self._batch = self._make_batch()
-        self._told = ""
-        self._silent_until = 0.0
-        self._pause = 0.0
-        self._committing_since: float | None = None
 
     # --- the caller's side ---------------------------------------------------------------------------------------
 
@@ -168,20 +123,25 @@ class Writer:
         if not self._put(item, None, self._max_records * (2 if reserve else 1)):
             raise LogBusy(f"{self._max_records} records wait for the log already")
 
-    async def commit(self, item: Any, timeout_s: float | None = None) -> Receipt:
+    async def commit(self, item: Any, timeout_s: float | None = None, *, reserve: bool = False) -> Receipt:
         """Queues a record and waits until it is durable.
 
-        If the awaiting task is cancelled or the time is over, a queued record is still written.
+        If the awaiting task is cancelled or the time is over, a queued record is still written. ``reserve``: as for
+        `submit`; the record is queued at once, or counted as lost.
 
         Raises:
             LogBusy: The queue stayed full, or the record was not durable in time; then it may still become so.
             RecordError: The record cannot be encoded, and there is no fallback.
+            LogSpooled: The store failed. The record is in the spool.
             StoreError: The store failed. The record may or may not be in the log, and will be sent again.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._timeout if timeout_s is None else timeout_s)
         waiter: asyncio.Future[Receipt] = loop.create_future()
-        while not self._put(item, waiter, self._max_records):
+        while not self._put(item, waiter, self._max_records * (2 if reserve else 1)):
+            if reserve:
+                self.lost("queue full")
+                raise LogBusy(f"{self._max_records} records wait for the log already")
             await self.room(deadline - loop.time())
         receipt: Receipt = await wait_in_loop(waiter, deadline - loop.time(), "the record was not durable")
         return receipt
@@ -208,12 +168,10 @@ class Writer:
         """Says that records were given up, so that the log will tell of the gap."""
         now = self._clock()
         with self._guard:
-            gap = self._gap or Gap(0, now, now, ())
-            causes = gap.causes if cause in gap.causes else (*gap.causes, cause)
-            self._gap = Gap(gap.count + count, min(gap.first_ns, now), max(gap.last_ns, now), causes)
+            self._gap = (self._gap or Gap(0, now, now, ())).grown(count, now, cause)
             self._counters = replace(self._counters, dropped=self._counters.dropped + count)
         self._ensure_thread()
-        if self._mode == _IDLE:
+        if self._mode == IDLE:
             self._bell.put(None)
 
     @property
@@ -222,20 +180,20 @@ class Writer:
         return self.backlog >= self._max_records
 
     @property
-    def backlog(self) -> int:
-        """Records in memory that are not committed."""
-        return len(self._queue) + len(self._batch)
-
-    @property
     def available(self) -> bool:
         """False while the log takes no records: the last commit failed, or one has been hanging for too long."""
         since = self._committing_since
-        return not self._pause and (since is None or time.monotonic() - since < self._timeout)
+        return not self._outage.pause and (since is None or time.monotonic() - since < self._timeout)
 
     @property
     def counters(self) -> Counters:
         """What was done so far in this process."""
         return self._counters
+
+    def stop_beating(self) -> None:
+        """No heartbeat is queued any more when this returns: what is submitted next may be the last record."""
+        with self._guard:
+            self._beats = False
 
     def close(self, timeout_s: float | None = None) -> int:
         """Writes what is queued, then stops the thread and closes the store.
@@ -243,7 +201,7 @@ class Writer:
         Returns the number of records that were not acknowledged in time; their waiters get `LogUnavailable`.
         """
         timeout_s = self._timeout if timeout_s is None else timeout_s
-        self._give_up_at = time.monotonic() + timeout_s
+        self._give_up_at = time.monotonic() + timeout_s * _LAST_ATTEMPTS
         self._closing = True
         thread = self._thread
         if thread is not None:
@@ -267,7 +225,7 @@ class Writer:
         # The thread says what it sleeps for before it looks at the queue a last time, and we look at that after the
         # append: one of the two sees the other.
         mode = self._mode
-        if mode == _IDLE or (mode == _LINGERING and (self._urgent or len(waiting) >= ENOUGH)):
+        if mode == IDLE or (mode == LINGERING and (self._urgent or len(waiting) >= ENOUGH)):
             self._bell.put(None)
         return True
 
@@ -284,104 +242,6 @@ class Writer:
                     self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
                     self._thread.start()
 
-    # --- the thread's side ---------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        while self._pause_over() and self._wait_for_work():
-            self._linger_for_company()
-            self._urgent = False
-            with self._guard:
-                gap, self._gap = self._gap, None
-            self._batch.fill(self._queue, gap)
-            if self._batch:
-                self._commit()
-            self._open_rooms()
-        self._drop_store()
-
-    def _pause_over(self) -> bool:
-        """After a failed commit: waits before the next attempt. False when the writer is to give up."""
-        until = time.monotonic() + self._pause
-        while not self._closing and (left := until - time.monotonic()) > 0:
-            self._hear_bell(left)
-        if self._pause and self._closing:
-            time.sleep(max(0.0, min(self._pause, _CLOSING_PAUSE, self._give_up_at - time.monotonic())))
-        return time.monotonic() < self._give_up_at
-
-    def _wait_for_work(self) -> bool:
-        """Waits until there is something to write. False when there is not, and the writer is closing."""
-        while not (self._batch or self._queue or self._gap):
-            if self._closing:
-                return False
-            self._mode = _IDLE
-            if not (self._queue or self._gap or self._closing):
-                self._hear_bell(None)
-            self._mode = _AWAKE
-        return True
-
-    def _linger_for_company(self) -> None:
-        until = time.monotonic() + self._linger
-        self._mode = _LINGERING
-        while not self._worth_it() and (left := until - time.monotonic()) > 0:
-            self._hear_bell(left)
-        self._mode = _AWAKE
-
-    def _worth_it(self) -> bool:
-        return bool(self._urgent or self._batch or self._closing or len(self._queue) >= ENOUGH)
-
-    def _hear_bell(self, seconds: float | None) -> None:
-        with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=seconds)
-
-    def _commit(self) -> None:
-        batch = self._batch
-        self._committing_since = time.monotonic()
-        try:
-            if self._store is None:
-                self._store = self._open_store()
-            store = self._store
-            head = store.append(batch.entries, self._seal)
-        # Broad on purpose: a store or signer of any kind may fail in any way; the thread must live and keep the batch.
-        except Exception as error:
-            self._keep_batch(error)
-            return
-        finally:
-            self._committing_since = None
-        self._pause = 0.0
-        count = len(batch)
-        receipts = list(batch.receipts(store.origin, head.size - count))
-        batch.clear()
-        with self._guard:
-            done = self._counters
-            self._counters = replace(done, written=done.written + count, batches=done.batches + 1)
-        resolve(receipts)
-
-    def _keep_batch(self, error: Exception) -> None:
-        """After a failed commit: tells the waiters, and keeps the entries for the next attempt."""
-        now = time.monotonic()
-        if str(error) != self._told or now >= self._silent_until:
-            _log.error("the log takes no records: %s", error)
-            self._told, self._silent_until = str(error), now + _SILENCE
-        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-        with self._guard:
-            self._counters = replace(self._counters, failed=self._counters.failed + 1)
-        if not isinstance(error, LogBusy):
-            self._drop_store()  # poisoned; the next attempt opens the log anew, which verifies its end
-        refuse(self._batch.give_up_waiters(), error)
-
-    def _drop_store(self) -> None:
-        store, self._store = self._store, None
-        if store is not None:
-            with contextlib.suppress(StoreError, OSError):
-                store.close()
-
-    def _open_rooms(self) -> None:
-        free = self._max_records - self.backlog
-        opened: list[tuple[Waiter, None]] = []
-        with contextlib.suppress(IndexError):  # no more, or another thread was faster
-            while len(opened) < free:
-                opened.append((self._rooms.popleft(), None))
-        resolve(opened)
-
 
 def _close_at_exit(reference: weakref.ref[Writer]) -> None:
     writer = reference()
@@ -391,6 +251,7 @@ def _close_at_exit(reference: weakref.ref[Writer]) -> None:
 
 def _begin_anew() -> None:
     for writer in list(_writers):
+        writer._outage.forget()
         writer._begin()
 
 

@@ -44,6 +44,22 @@ class Gap:
     last_ns: int
     causes: tuple[str, ...]
 
+    def grown(self, count: int, now: int, cause: str) -> Gap:
+        """The gap with more records that were lost now."""
+        causes = self.causes if cause in self.causes else (*self.causes, cause)
+        return Gap(self.count + count, min(self.first_ns, now), max(self.last_ns, now), causes)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a writer has done in this process. ``failed`` and ``batches`` count commits, the others records."""
+
+    written: int = 0
+    failed: int = 0
+    dropped: int = 0
+    batches: int = 0
+    spooled: int = 0
+
 
 class _Identity(msgspec.Struct, gc=False):
     action_id: str = ""

@@ -1,8 +1,12 @@
 """Step 4: runs the application and sees what it does; changes nothing but two response headers.
 
 Messages are forwarded as they come, in order, unbuffered. The record is handed over when the response's last byte has
-been sent; if it never is, when the application returns, raises or is cancelled. `finish` does not await, so no
-cancellation can come between.
+been sent; if it never is, when the application returns, raises or is cancelled. `Recording.finish` does not await, so
+no cancellation can come between.
+
+Where the action's guarantee is ``sealed`` or ``before``, the last byte waits for the record. The response's start waits
+for the first of its body, so that there can still be a 503 where all of it comes at once; a stream that is under way
+is cut off instead, and a WebSocket is closed with 1011.
 """
 
 from __future__ import annotations
@@ -11,29 +15,49 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from ..context import RUNNING
-from ..errors import RouteMismatch
+from ..errors import LogUnavailable, RouteMismatch
 from ..frameworks.failures import ClientDisconnect, WebSocketDisconnect, await_error_page
+from ..frameworks.guard import refuse_directly
+from ..model import Refusal
 from ..protocols import ASGIApp, Message, Receive, Scope, Send
 from .facts import Capture, Facts
 
-Finish = Callable[[Facts], None]
+
+class Recording(Protocol):
+    """What becomes of a request's facts."""
+
+    def finish(self, facts: Facts) -> None:
+        """Hands them over; the first time only."""
+
+    async def seal(self, facts: Facts) -> bool:
+        """Hands them over and waits until the record is durable; False where it is not in time."""
+
+
+NO_RECORD = Refusal(503, "Service Unavailable", {"retry-after": "5"})
+"""What stands in the place of a response whose record is not durable. The handler has run."""
+
+_HTTP = {"type": "http"}
 _NORMAL_CLOSE = frozenset({1000, 1001, 1005, None, *range(3000, 5000)})  # from 3000 on: the application's own codes
 
 
 async def observe(
     app: ASGIApp, scope: Scope, receive: Receive, send: Send, facts: Facts, headers: list[tuple[bytes, bytes]],
-    finish: Finish,
+    recording: Recording,
 ) -> None:  # fmt: skip
     """Runs ``app`` once. ``headers`` are added to the response's first message."""
     kind = _Http if facts.protocol == "http" else _WebSocket
-    seen = kind(receive, send, facts, headers, finish)
+    seen = kind(receive, send, facts, headers, recording)
+    finish = recording.finish
     outermost = scope.get("app")  # a mounted application puts itself there
     try:
         await app(scope, seen.receive, seen.send)
     except BaseException as error:
         _note(error, facts)
+        if facts.sealed and isinstance(error, Exception):
+            await recording.seal(facts)  # a 500, or a stream cut off: nothing to take back if it fails
         unanswered = isinstance(error, Exception) and not facts.started and facts.protocol == "http"
         page = _ErrorPage(facts, headers, finish)
         if unanswered and await_error_page(outermost, scope, page):
@@ -41,6 +65,7 @@ async def observe(
         else:
             finish(facts)
         raise
+    await seen.end()
     finish(facts)
 
 
@@ -50,7 +75,7 @@ class _ErrorPage:
     Layers between may swallow the exception, or take their time: then the record is made without the answer, as a 500.
     """
 
-    def __init__(self, facts: Facts, headers: list[tuple[bytes, bytes]], finish: Finish) -> None:
+    def __init__(self, facts: Facts, headers: list[tuple[bytes, bytes]], finish: Callable[[Facts], None]) -> None:
         self.headers = headers
         self._facts = facts
         self._finish = finish
@@ -88,22 +113,32 @@ def _note(error: BaseException, facts: Facts) -> None:
 class _Http:
     """The two channels of an HTTP request."""
 
-    __slots__ = ("_facts", "_finish", "_headers", "_over", "_receive", "_send", "_trailers")
+    prefix = ""  # of the types of a response's messages
+    __slots__ = (
+        "_facts", "_finish", "_headers", "_held", "_length", "_over", "_receive", "_recording", "_send", "_trailers",
+        "_withheld",
+    )  # fmt: skip
 
     def __init__(
-        self, receive: Receive, send: Send, facts: Facts, headers: list[tuple[bytes, bytes]], finish: Finish
+        self, receive: Receive, send: Send, facts: Facts, headers: list[tuple[bytes, bytes]], recording: Recording
     ) -> None:
         self._receive = receive
         self._send = send
         self._facts = facts
         self._headers = headers
-        self._finish = finish
+        self._recording = recording
+        self._finish = recording.finish
+        self._held: Message | None = None  # a sealed response's start, until there is more of it
+        self._length: int | None = None  # of a sealed response's body, where it says so
+        self._withheld = False  # a wait for the record that failed, or was cancelled: no end is shown any more
         self._trailers = False
         self._over = False  # the last message is on its way: what is received now is not about this exchange
 
     async def receive(self) -> Message:
-        message = await self._receive()
         facts = self._facts
+        if facts.unread:
+            return facts.unread.pop(0)  # was seen when the rule read it
+        message = await self._receive()
         if self._over or facts.finished:
             return message
         if message["type"] == "http.request":
@@ -123,13 +158,57 @@ class _Http:
         elif kind == "http.response.body":
             self._body(message)
         self._over = self._last(kind, message)
+        if self._facts.sealed and not await self._sealed(kind, message):
+            return
+        await self._forward(message)
+        if self._over:
+            self._finish(self._facts)
+
+    async def _forward(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:
             self._facts.aborted = True
             raise
-        if self._over:
-            self._finish(self._facts)
+
+    async def end(self) -> None:
+        """The application has returned. A response that it did not end is broken off by the server, for all to see."""
+
+    async def _durable(self) -> bool:
+        """Hands the record over and waits for it, once."""
+        if not self._withheld and not self._facts.finished:
+            self._withheld = True
+            self._withheld = not await self._recording.seal(self._facts)
+        return not self._withheld
+
+    async def _sealed(self, kind: str, message: Message) -> bool:
+        """May this message of a sealed response be sent now?"""
+        facts = self._facts
+        if kind.endswith("http.response.start"):
+            self._held, facts.started = message, False
+            self._length = 0 if _bodiless(facts.method, message["status"]) else _content_length(message["headers"])
+            return False
+        if self._withheld:
+            return False
+        # A client counts: with the last byte of the stated length it has the whole response.
+        complete = self._over or (self._length is not None and facts.response_size >= self._length)
+        durable = not complete or await self._durable()
+        held, self._held = self._held, None
+        if held is None and not durable:
+            raise LogUnavailable("the end of a response is withheld: its record is not durable")
+        if held is not None:
+            facts.started = True
+            if not durable:
+                await refuse_directly(_HTTP, self._receive, self._unsealed, NO_RECORD)
+                return False
+            await self._forward(held)
+        return True
+
+    async def _unsealed(self, message: Message) -> None:
+        """Sends what stands in a response's place."""
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *self._headers]}
+        await self._forward({**message, "type": self.prefix + message["type"]})
 
     def _start(self, message: Message) -> Message:
         facts = self._facts
@@ -157,7 +236,7 @@ class _Http:
             facts.response_body.complete = not message.get("more_body", False)
 
     def _last(self, kind: str, message: Message) -> bool:
-        if kind == "http.response.body":
+        if kind in ("http.response.body", "http.response.zerocopysend"):
             return not message.get("more_body", False) and not self._trailers
         if kind == "http.response.trailers":
             return not message.get("more_trailers", False)
@@ -167,7 +246,18 @@ class _Http:
 class _WebSocket(_Http):
     """The two channels of a WebSocket connection: one record, when it ends."""
 
-    __slots__ = ()
+    prefix = "websocket."
+    __slots__ = ("_gone",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._gone = False  # the client closed it
+
+    async def end(self) -> None:
+        """The application has returned. A connection that it left open is closed by the server, as if all were well."""
+        facts = self._facts
+        if facts.sealed and facts.started and not (self._over or self._gone) and not await self._durable():
+            await self._forward({"type": "websocket.close", "code": 1011, "reason": ""})
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -177,6 +267,7 @@ class _WebSocket(_Http):
         if message["type"] == "websocket.receive":
             facts.request_size += _size(message)
         elif message["type"] == "websocket.disconnect":
+            self._gone = True
             facts.aborted |= message.get("code") not in _NORMAL_CLOSE
         return message
 
@@ -189,16 +280,17 @@ class _WebSocket(_Http):
                 message = {key: value for key, value in message.items() if key != "status"}
         elif kind == "websocket.close":
             self._close(message)
+            if facts.sealed and not await self._durable():
+                message = {**message, "code": 1011, "reason": ""}
         elif kind == "websocket.send":
             facts.response_size += _size(message)
         elif kind == "websocket.http.response.body":
             self._body(message)
-        try:
-            await self._send(message)
-        except OSError:
-            facts.aborted = True
-            raise
-        if kind == "websocket.http.response.body" and not message.get("more_body", False):
+            self._over = not message.get("more_body", False)
+        if facts.sealed and kind.startswith("websocket.http.") and not await self._sealed(kind, message):
+            return
+        await self._forward(message)
+        if kind == "websocket.http.response.body" and self._over:
             self._finish(facts)
 
     def _close(self, message: Message) -> None:
@@ -211,6 +303,17 @@ class _WebSocket(_Http):
             facts.error = facts.error or "close 1011"
 
 
+def _bodiless(method: str, status: int) -> bool:
+    """Is the response complete with its head, whatever its body (RFC 9112, 6.3)?"""
+    return method == "HEAD" or status in (204, 304)
+
+
+def _content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """The least that is stated: servers are lenient, and clients may believe any of it."""
+    stated = [value.strip() for name, value in headers if name.lower() == b"content-length"]
+    return min((int(value) for value in stated if value.isdigit()), default=None)
+
+
 def _size(message: Message) -> int:
     if message.get("bytes") is not None:
         return len(message["bytes"])
@@ -219,7 +322,7 @@ def _size(message: Message) -> int:
 
 def begin_capture(facts: Facts, limit: int) -> None:
     """Starts keeping bodies where the action's record level asks for it; called before anything is read."""
-    if facts.level in ("request", "response") and facts.protocol == "http":
+    if facts.request_body is None and facts.level in ("request", "response") and facts.protocol == "http":
         kind = next((value for name, value in facts.scope["headers"] if name == b"content-type"), b"")
         facts.request_body = Capture(limit, kind.decode("latin-1"), digest=hashlib.sha256())
         if facts.level == "response":

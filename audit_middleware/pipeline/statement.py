@@ -13,7 +13,10 @@ _SHORT, _PROPERTIES = 256, 4096  # bytes of text, bytes of JSON
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A record about the log itself or about work outside a request; ``fields`` overrides the record's defaults."""
+    """A record about the log itself or about work outside a request; ``fields`` overrides the record's defaults.
+
+    ``verbatim`` joins ``extra`` as it is: what the log keeps byte for byte and nobody from outside has written.
+    """
 
     action_id: str
     at_ns: int
@@ -22,6 +25,7 @@ class Statement:
     severity: Severity = "info"
     extra: Mapping[str, Json] | None = None
     fields: Mapping[str, Json] | None = None
+    verbatim: Mapping[str, Json] | None = None
 
 
 def amendment(notes: Notes, given: Mapping[str, Json], action_id: str, at_ns: int) -> Statement:

@@ -511,8 +511,10 @@ def test_records_that_cannot_be_written_at_the_end_are_told_of(
     monkeypatch: pytest.MonkeyPatch,
     patience: float | None,
 ) -> None:
-    """The process ends, and the log is still gone: the last that can be done is to say so."""
+    """The process ends, the log is still gone, and so is the spool: the last that can be done is to say so."""
     service.policy = POLICY
+    (service.folder / "spool").write_text("no folder")
+    service.settings |= {"spool": service.folder / "spool"}
     close = Writer.close
     monkeypatch.setattr(Writer, "close", lambda writer, seconds=None: close(writer, patience or seconds))
     app = _app()

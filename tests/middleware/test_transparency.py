@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Mount, Route
 
 from tests.kit import Answer, Log, Running, call, make_log
@@ -304,6 +305,32 @@ def test_the_500_handler_runs_for_each_request(twins: Twins) -> None:
         return [shown(answer) for answer in answers], list(app.state.handled)
 
     assert len(twins.same(make, drive)[1]) == 5
+
+
+def test_a_layer_for_exceptions_that_instrumentation_adds(twins: Twins) -> None:
+    """OpenTelemetry's FastAPI instrumentation puts one around Starlette's, which still answers."""
+
+    class Span:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+
+    answers: list[Answer] = []
+
+    def make() -> Starlette:
+        app = _broken_app()
+        build = app.build_middleware_stack
+        app.build_middleware_stack = lambda: ServerErrorMiddleware(Span(build()))  # type: ignore[method-assign]
+        return app
+
+    async def drive(app: Any) -> Any:
+        answers.append(await call(app, "GET", "/"))
+        return shown(answers[-1])
+
+    twins.same(make, drive)
+    assert [bool(answer.header(b"audit-id")) for answer in answers] == [False, True]
 
 
 @pytest.mark.parametrize("accept", [b"text/html", b"text/plain"])
