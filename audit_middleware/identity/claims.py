@@ -14,7 +14,7 @@ from ..context import plain
 from ..errors import IdentityError
 from ..model import ANONYMOUS
 
-__all__ = ["claim", "properties_of", "resolve_roles", "text_of", "type_of"]
+__all__ = ["authentication_of", "claim", "properties_of", "resolve_roles", "text_of", "type_of"]
 
 _MAX_TEXT, _MAX_ROLES = 1024, 1024
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]").search  # controls, line breaks, surrogates
@@ -60,6 +60,26 @@ def type_of(value: Any) -> str:
     if kind == ANONYMOUS:
         raise IdentityError("the identity's type is 'anonymous', which stands for nobody")
     return kind
+
+
+def authentication_of(claims: Mapping[str, Any], mfa_methods: frozenset[str]) -> dict[str, Any]:
+    """How the caller was authenticated, as policies require it: ``mfa``, ``acr`` and ``auth_time``.
+
+    From OpenID Connect's claims ``amr`` (RFC 8176; more than one factor if it holds one of ``mfa_methods``), ``acr``
+    and ``auth_time``. These only ever allow more, so one that cannot be read is left out instead of refusing the
+    caller.
+    """
+    found: dict[str, Any] = {}
+    amr, acr, auth_time = claims.get("amr"), claims.get("acr"), claims.get("auth_time")
+    if isinstance(amr, str):
+        amr = amr.split()
+    if isinstance(amr, list):
+        found["mfa"] = any(isinstance(method, str) and method in mfa_methods for method in amr)
+    if isinstance(acr, str) and 0 < len(acr) <= _MAX_TEXT and not _UNREADABLE(acr):
+        found["acr"] = acr
+    if isinstance(auth_time, int | float) and not isinstance(auth_time, bool) and 0 <= auth_time < 2**53:
+        found["auth_time"] = int(auth_time)
+    return found
 
 
 def properties_of(names: Sequence[str], read: Callable[[str], Any]) -> Mapping[str, Any]:

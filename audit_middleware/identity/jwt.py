@@ -22,6 +22,7 @@ import time
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +31,7 @@ from ..context import clean
 from ..errors import ConfigError, IdentityError
 from ..model import Source, Subject
 from ..protocols import Scope
-from .claims import claim, properties_of, resolve_roles, text_of, type_of
+from .claims import authentication_of, claim, properties_of, resolve_roles, text_of, type_of
 from .credential import Credential
 from .jwks import KeyRing, KeySource, RemoteKeys, StaticKeys, key_type_of
 
@@ -65,7 +66,9 @@ class JWTIdentifier:
         type_claim: the claim with the subject's type; ``user`` without it.
         tenant_claim: the claim with the tenant.
         session_claim: the claim with the session.
-        properties: further claims to copy into the subject's properties (``amr``, ``email``).
+        properties: further claims to copy into the subject's properties (``email``); ``mfa``, ``acr`` and ``auth_time``
+            are there by themselves, from OpenID Connect's claims.
+        mfa_methods: the values of ``amr`` of which one means more than one factor.
         leeway_s: how far the clocks of issuer and service may differ.
         cache_s: how long fetched keys are fresh.
         stale_s: how long they serve while the issuer cannot be reached.
@@ -91,6 +94,7 @@ class JWTIdentifier:
         tenant_claim: str | None = None,
         session_claim: str | None = "sid",
         properties: Sequence[str] = (),
+        mfa_methods: Sequence[str] = ("mfa",),
         leeway_s: int = 30,
         cache_s: float = 300,
         stale_s: float = 3600,
@@ -103,7 +107,6 @@ class JWTIdentifier:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        from joserfc.jws import JWSRegistry
         from joserfc.jwt import JWTClaimsRegistry
 
         audiences = [audience] if isinstance(audience, str) else list(audience)
@@ -122,9 +125,7 @@ class JWTIdentifier:
             )
         self._algorithms = frozenset(algorithms)
         self._issuer = issuer
-        # Header parameters nobody knows are ignored (RFC 7515, 4); those that must be understood are refused by us.
-        self._registry = JWSRegistry(algorithms=list(algorithms), strict_check_header=False)
-        self._registry.max_header_length = 2048
+        self._registry = _registry(algorithms)
         self._claims = JWTClaimsRegistry(
             now=lambda: int(clock()),
             leeway=leeway_s,
@@ -134,6 +135,7 @@ class JWTIdentifier:
         )
         self._roles, self._id, self._type = roles_claim, id_claim, type_claim
         self._tenant, self._session, self._properties = tenant_claim, session_claim, tuple(properties)
+        self._mfa_methods = _listed(mfa_methods)
         self._leeway_s, self._clock = leeway_s, clock
         self._credential = Credential(header, cookie, websocket_query)
         self._verified = _Verified(cache_size)
@@ -206,8 +208,15 @@ class JWTIdentifier:
             roles=resolve_roles(roles),
             tenant=_optional(claims, self._tenant, "tenant"),
             session=_optional(claims, self._session, "session"),
-            properties=properties_of(self._properties, lambda name: claim(claims, name)),
+            properties=self._properties_of(claims),
             source=Source("jwt", self._issuer, f"alg={header.alg} kid={clean(header.kid or '-', 256)}"),
+        )
+
+    def _properties_of(self, claims: Mapping[str, Any]) -> Mapping[str, Any]:
+        named = properties_of(self._properties, lambda name: claim(claims, name))
+        derived = authentication_of(claims, self._mfa_methods)
+        return MappingProxyType(
+            {**named, **{name: value for name, value in derived.items() if named.get(name) is None}}
         )
 
 
@@ -237,6 +246,21 @@ class _Verified:
             self._known.move_to_end(digest)
             while len(self._known) > self._size:
                 self._known.popitem(last=False)
+
+
+def _registry(algorithms: Sequence[str]) -> Any:
+    """Header parameters nobody knows are ignored (RFC 7515, 4); those that must be understood are refused by us."""
+    from joserfc.jws import JWSRegistry
+
+    registry = JWSRegistry(algorithms=list(algorithms), strict_check_header=False)
+    registry.max_header_length = 2048
+    return registry
+
+
+def _listed(mfa_methods: Sequence[str]) -> frozenset[str]:
+    if isinstance(mfa_methods, str):  # its letters would be taken for methods
+        raise ConfigError("JWTIdentifier needs mfa_methods as a list, such as ['mfa']")
+    return frozenset(mfa_methods)
 
 
 def _optional(claims: Mapping[str, Any], path: str | None, what: str) -> str | None:

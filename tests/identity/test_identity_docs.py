@@ -31,7 +31,7 @@ def run(code: str) -> dict[str, Any]:
 
 
 def test_there_are_examples() -> None:
-    assert (len(examples(IDENTITY)), len(examples(CORRELATION))) == (2, 3)
+    assert (len(examples(IDENTITY)), len(examples(CORRELATION))) == (3, 3)
 
 
 @pytest.mark.parametrize("code", examples(IDENTITY))

@@ -305,7 +305,47 @@ def test_claims_become_the_subject() -> None:
     assert subject is not None
     assert (subject.id, subject.type, subject.roles) == ("42", "service", ("a", "b"))
     assert (subject.tenant, subject.session) == ("acme", "s-1")
-    assert dict(subject.properties) == {"amr": ["pwd", "mfa"], "age": "1.5", "missing": None}
+    assert dict(subject.properties) == {"amr": ["pwd", "mfa"], "age": "1.5", "missing": None, "mfa": True}
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({}, {}),
+        ({"amr": ["pwd"]}, {"mfa": False}),
+        ({"amr": ["pwd", "mfa"]}, {"mfa": True}),
+        ({"amr": ["pwd", "hwk"]}, {"mfa": True}),
+        ({"amr": "pwd mfa"}, {"mfa": True}),
+        ({"amr": [["mfa"], 1, None]}, {"mfa": False}),
+        ({"amr": {"mfa": True}}, {}),
+        ({"acr": "gold", "auth_time": NOW - 5}, {"acr": "gold", "auth_time": NOW - 5}),
+        ({"acr": "", "auth_time": NOW + 0.5}, {"auth_time": NOW}),
+        ({"acr": "a\nb", "auth_time": "now"}, {}),
+        ({"acr": ["gold"], "auth_time": True}, {}),
+        ({"acr": "x" * 1025, "auth_time": -1}, {}),
+        ({"auth_time": 1e300}, {}),
+    ],
+)
+def test_how_the_caller_was_authenticated(claims: dict[str, Any], expected: dict[str, Any]) -> None:
+    """What cannot be read is left out, which meets no requirement; it refuses no caller whom none concerns."""
+    subject = who(identifier(mfa_methods=["mfa", "hwk"]), scope(token(**claims)))
+    assert subject is not None
+    assert dict(subject.properties) == expected
+
+
+def test_a_property_that_was_asked_for_wins_where_the_token_has_it() -> None:
+    one = identifier(properties=["mfa", "acr"])
+    said = who(one, scope(token(mfa="totp", amr=["mfa"], acr="gold")))
+    unsaid = who(one, scope(token(amr=["mfa"])))
+    assert said is not None
+    assert dict(said.properties) == {"mfa": "totp", "acr": "gold"}
+    assert unsaid is not None
+    assert dict(unsaid.properties) == {"mfa": True, "acr": None}
+
+
+def test_methods_are_a_list() -> None:
+    with pytest.raises(ConfigError, match="mfa_methods"):
+        identifier(mfa_methods="mfa")
 
 
 @pytest.mark.parametrize(
