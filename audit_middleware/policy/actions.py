@@ -48,17 +48,22 @@ def read_action(reader: Reader, name: str, pair: Pair, path: str, names: Names) 
     if not schema.ACTION_NAME.fullmatch(name):
         reader.findings.add(pair.line, path, f"'{name}' is not an action name such as invoice.delete")
     allow, deny = _rules(reader, pairs, path, names)
+    record = _word(reader, pairs, path, "record", schema.LEVELS, "metadata")
+    guarantee = _word(reader, pairs, path, "guarantee", schema.GUARANTEES, "after")
+    if record == "none" and guarantee != "after":
+        text = f"'{guarantee}' waits for a record, but record: none leaves it out"
+        reader.findings.add(pairs["guarantee"].line, join(path, "guarantee"), text)
     return ActionSpec(
         name=name,
         event=_event(reader, name, pair.line, pairs, path),
         severity=_word(reader, pairs, path, "severity", schema.SEVERITIES, "low"),
-        record=_word(reader, pairs, path, "record", schema.LEVELS, "metadata"),
+        record=record,
         mode=_word(reader, pairs, path, "mode", schema.MODES, "enforce"),
         allow=allow,
         deny=deny,
         require=_require(reader, pairs["require"].value, join(path, "require")) if "require" in pairs else None,
         limit=_limit(reader, pairs["limit"].value, join(path, "limit")) if "limit" in pairs else None,
-        guarantee=_word(reader, pairs, path, "guarantee", schema.GUARANTEES, "after"),
+        guarantee=guarantee,
         on_log_failure=_word(reader, pairs, path, "on_log_failure", schema.LOG_FAILURES, "deny"),
         notify=_known(reader, pairs, path, "notify", names.channels, "channel"),
         stated=frozenset(pairs) & {"event", "severity"},

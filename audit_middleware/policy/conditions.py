@@ -40,6 +40,7 @@ __all__ = [
     "compile_condition",
     "describe",
     "leaves",
+    "paths",
     "read_condition",
     "to_json",
 ]
@@ -131,7 +132,10 @@ def _group(reader: Reader, key: str, node: Node, path: str, predicates: Mapping[
 
 def _call(reader: Reader, node: Node, path: str, predicates: Mapping[str, Any]) -> Condition:
     name = reader.text(node, path, "?")
-    if name not in predicates and name != "?":
+    if name not in predicates and not predicates and name != "?":
+        text = f"'{name}' is a function in Python and none were given: predicates= in code, --predicates in commands"
+        reader.findings.add(node.line, path, text)
+    elif name not in predicates and name != "?":
         reader.findings.add(node.line, path, f"no predicate '{name}' is registered", nearest(name, predicates))
     elif iscoroutinefunction(predicates.get(name)):
         reader.findings.add(node.line, path, f"predicate '{name}' is async: a decision does not wait")
@@ -239,18 +243,31 @@ def leaves(condition: Condition) -> tuple[Compare | Call, ...]:
     return tuple(leaf for part in parts for leaf in leaves(part))
 
 
+def paths(condition: Condition) -> frozenset[str]:
+    """Every attribute that the condition names; what a predicate reads is not known."""
+    found: set[str] = set()
+    for leaf in leaves(condition):
+        if isinstance(leaf, Compare):
+            found.add(leaf.path)
+            if leaf.operator == "same_as":
+                found.add(leaf.operand)
+    return frozenset(found)
+
+
 # --- compiling ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledCondition:
-    """A condition ready to run. ``parts`` are those of an ``all``: each can be asked alone, to name what failed."""
+    """A condition ready to run. ``parts`` are those of an ``all``: each can be asked alone, to name what failed;
+    ``inner`` are those of ``all``, ``any`` and ``not``, for an explanation."""
 
     condition: Condition
     text: str
     test: Test
     parts: tuple[CompiledCondition, ...] = ()
     foreign: bool = False  # calls a predicate
+    inner: tuple[CompiledCondition, ...] = ()
 
     def failing(self, subject: Subject, resource: Resource, context: Mapping[str, Any]) -> str:
         """Names the part because of which the condition is false; meant for after it was found to be false."""
@@ -268,19 +285,21 @@ def compile_condition(
 ) -> CompiledCondition:
     """Its ``test`` is a function of (subject, resource, context) that answers, or raises `ConditionError` only."""
     parts: tuple[CompiledCondition, ...] = ()
+    inner: tuple[CompiledCondition, ...] = ()
     if isinstance(condition, Compare):
         make = OPERATORS[condition.operator].make
         test = make(getter(condition.path), condition.path, condition.operand)
     elif isinstance(condition, Call):
         test = _calling(condition.name, action, predicates[condition.name])
     elif isinstance(condition, Not):
-        test = _negation(compile_condition(condition.part, action, predicates).test)
+        inner = (compile_condition(condition.part, action, predicates),)
+        test = _negation(inner[0].test)
     else:
-        compiled = tuple(compile_condition(part, action, predicates) for part in condition.parts)
-        test = _deciding(tuple(part.test for part in compiled), on=isinstance(condition, AnyOf))
-        parts = compiled if isinstance(condition, AllOf) else ()
+        inner = tuple(compile_condition(part, action, predicates) for part in condition.parts)
+        test = _deciding(tuple(part.test for part in inner), on=isinstance(condition, AnyOf))
+        parts = inner if isinstance(condition, AllOf) else ()
     foreign = any(isinstance(leaf, Call) for leaf in leaves(condition))
-    return CompiledCondition(condition, describe(condition), test, parts, foreign)
+    return CompiledCondition(condition, describe(condition), test, parts, foreign, inner)
 
 
 def _deciding(tests: tuple[Test, ...], *, on: bool) -> Test:

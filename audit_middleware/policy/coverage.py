@@ -1,4 +1,4 @@
-"""What a run of policy tests exercised: rules that decided, and conditions that were seen both true and false."""
+"""What policy tests exercised: rules that decided, conditions seen true and false, requirements met and unmet."""
 
 from __future__ import annotations
 
@@ -37,15 +37,33 @@ class RuleCoverage:
     decided: int = 0
 
 
+@dataclass(slots=True)
+class RequirementCoverage:
+    """One requirement of an action: how many checks that the rules allowed met it, and how many did not."""
+
+    action: str
+    name: str
+    met: int = 0
+    unmet: int = 0
+
+    @property
+    def both(self) -> bool:
+        """Seen met and seen unmet."""
+        return self.met > 0 and self.unmet > 0
+
+
 class Coverage:
-    """Counts over all rules of a policy; `note` adds one decision."""
+    """Counts over all rules and requirements of a policy; `note` adds one decision."""
 
     def __init__(self, policy: Policy, predicates: Mapping[str, PredicateFunction]) -> None:
         self.actions: dict[str, int] = dict.fromkeys(policy.actions, 0)
         self.rules: dict[tuple[str, str], RuleCoverage] = {}
+        self.requirements: dict[tuple[str, str], RequirementCoverage] = {}
         for name, action in policy.actions.items():
             for rule in (*action.deny, *action.allow):
                 self.rules[name, rule.name] = RuleCoverage(name, rule, _conditions(rule, name, predicates))
+            for wanted in action.require.to_json() if action.require is not None else ():
+                self.requirements[name, wanted] = RequirementCoverage(name, wanted)
 
     def note(
         self,
@@ -59,10 +77,26 @@ class Coverage:
         self.actions[action.name] += 1
         if decision.cause == "rule" and decision.rule is not None:
             self.rules[action.name, decision.rule].decided += 1
+        if decision.effect == "allow" or decision.cause == "requirement":
+            self._note_requirements(action, decision.missing)
         for rule in (*action.deny, *action.allow):
             if rule.applies(subject):
                 for condition in self.rules[action.name, rule.name].conditions:
                     condition.outcomes.add(_outcome(condition.compiled, subject, resource, context))
+
+    def _note_requirements(self, action: CompiledAction, missing: tuple[str, ...]) -> None:
+        """Requirements are asked of what the rules allow."""
+        for name in action.require.to_json() if action.require is not None else ():
+            seen = self.requirements[action.name, name]
+            if name in missing:
+                seen.unmet += 1
+            else:
+                seen.met += 1
+
+    @property
+    def ratio(self) -> float:
+        """The lowest of the ratios: what a threshold is compared with."""
+        return min(self.rule_ratio, self.condition_ratio, self.requirement_ratio)
 
     @property
     def rule_ratio(self) -> float:
@@ -74,8 +108,19 @@ class Coverage:
         """Conditions seen both true and false, of all; 1.0 for a policy without conditions."""
         return _ratio([condition.both for rule in self.rules.values() for condition in rule.conditions])
 
+    @property
+    def requirement_ratio(self) -> float:
+        """Requirements seen both met and unmet, of all; 1.0 for a policy without requirements."""
+        return _ratio([requirement.both for requirement in self.requirements.values()])
+
+    def summary(self) -> str:
+        """The ratios in words."""
+        parts = [f"{self.rule_ratio:.0%} of rules", f"{self.condition_ratio:.0%} of conditions"]
+        parts += [f"{self.requirement_ratio:.0%} of requirements"] if self.requirements else []
+        return ", ".join(parts)
+
     def missing(self) -> tuple[str, ...]:
-        """One line for each action, rule and condition outcome that no test exercised."""
+        """One line for each action, rule, condition outcome and requirement that no test exercised."""
         lines = [f"action {name}: not tested" for name, count in self.actions.items() if not count]
         for rule in self.rules.values():
             name = f"rule {rule.action}/{rule.rule.name}"
@@ -85,6 +130,10 @@ class Coverage:
                 unseen = [outcome for outcome in ("true", "false") if outcome not in condition.outcomes]
                 if unseen:
                     lines.append(f"{name}: {condition.compiled.text}: never {' or '.join(unseen)}")
+        for requirement in self.requirements.values():
+            unseen = [word for word in ("met", "unmet") if not getattr(requirement, word)]
+            if unseen:
+                lines.append(f"requirement {requirement.action}/{requirement.name}: never {' or '.join(unseen)}")
         return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,8 +141,13 @@ class Coverage:
         return {
             "rule_ratio": self.rule_ratio,
             "condition_ratio": self.condition_ratio,
+            "requirement_ratio": self.requirement_ratio,
             "actions": self.actions,
             "rules": [_rule_dict(rule) for rule in self.rules.values()],
+            "requirements": [
+                {"action": one.action, "requirement": one.name, "met": one.met, "unmet": one.unmet}
+                for one in self.requirements.values()
+            ],
             "missing": list(self.missing()),
         }
 

@@ -26,7 +26,9 @@ from typing import Any
 
 from ..errors import ConditionError
 from ..model import ANONYMOUS, Cause, Decision, Effect, Level, Mode, Resource, Severity, Subject
-from .conditions import CompiledCondition, PredicateFunction, compile_condition
+from .conditions import CompiledCondition, PredicateFunction, compile_condition, paths
+from .needs import NOTHING, Needs, needs_of
+from .requirements import read_by
 from .routes import RouteEntry, find, table
 from .schema import (
     ANYONE,
@@ -42,7 +44,7 @@ from .schema import (
     RuleSpec,
 )
 
-__all__ = ["CompiledAction", "CompiledRule", "Policy"]
+__all__ = ["CompiledAction", "CompiledRule", "Needs", "Policy"]
 
 MAX_NEAR_MISSES = 5
 MAX_NEAR_MISS = 200  # characters; a record has to hold them all
@@ -61,6 +63,8 @@ class CompiledRule:
     identified: bool
     condition: CompiledCondition | None
     decision: Decision
+    needs: Needs = NOTHING
+    reads: tuple[str, ...] = ()
 
     def applies(self, subject: Subject) -> bool:
         """Whether the caller's roles match the rule's."""
@@ -111,6 +115,34 @@ class CompiledAction:
     _everyone: Grant | None
     _identified: Grant | None
     _conditional: tuple[CompiledRule, ...]
+    needing: tuple[CompiledRule, ...] = ()
+    """The rules that read a property of the resource or the body, so that most actions need not ask `needs`."""
+    reading: tuple[CompiledRule, ...] = ()
+    """The rules that read an attribute at all, deny rules first."""
+    required: tuple[str, ...] = ()
+    """What the requirements read, by name."""
+
+    def needs(self, subject: Subject) -> Needs:
+        """What a decision about this caller may read: only rules that are evaluated for it count."""
+        found = NOTHING
+        granted = self._grant(subject) is not None
+        for rule in self.needing:
+            if rule.applies(subject) and (rule.effect == "deny" or not granted):
+                found |= rule.needs
+        return found
+
+    def reads(self, subject: Subject) -> tuple[str, ...]:
+        """The attributes that a decision about this caller may read: those of the rules that are evaluated for it, and
+        what the requirements ask for. Which rules apply is told by the caller's roles and type."""
+        granted = self._grant(subject) is not None
+        found = [
+            rule.reads for rule in self.reading if (not granted or rule.effect == "deny") and rule.applies(subject)
+        ]
+        if self.required:
+            found.append(self.required)
+        if len(found) < 2:
+            return found[0] if found else ()
+        return tuple(dict.fromkeys(name for names in found for name in names))
 
     def decide(self, subject: Subject, resource: Resource, context: Mapping[str, Any]) -> Decision:
         """The decision of this action's rules; see the module's text for the order. Never raises for a request."""
@@ -306,6 +338,9 @@ class _Compiler:
             _everyone=everyone,
             _identified=identified,
             _conditional=tuple(rule for rule in allow if rule.condition is not None),
+            needing=tuple(rule for rule in (*deny, *allow) if rule.needs),
+            reading=tuple(rule for rule in (*deny, *allow) if rule.reads),
+            required=read_by(spec.require) if spec.require is not None else (),
         )
 
     def _rule(self, spec: RuleSpec, effect: Effect, action: str, mode: Mode) -> CompiledRule:
@@ -319,6 +354,8 @@ class _Compiler:
             identified=AUTHENTICATED in wanted,
             condition=compile_condition(spec.when, action, self._predicates) if spec.when is not None else None,
             decision=self._decision(effect, "rule", spec.name, mode),
+            needs=NOTHING if spec.when is None else needs_of(spec.when),
+            reads=() if spec.when is None else tuple(sorted(paths(spec.when))),
         )
 
     def _decision(self, effect: Effect, cause: Cause, rule: str | None, mode: Mode) -> Decision:

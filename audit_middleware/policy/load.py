@@ -21,7 +21,7 @@ from .reader import Reader
 from .routes import RouteEntry, read_routes
 from .schema import Channel, PolicySpec, Redaction
 
-__all__ = ["load", "loads", "read_bytes"]
+__all__ = ["load", "load_bytes", "loads", "read_bytes"]
 
 MAX_ROLES = 2_000  # inheritance is expanded for every role, so its size is the square of this at worst
 _NO_PREDICATES: Mapping[str, PredicateFunction] = MappingProxyType({})
@@ -37,8 +37,13 @@ def load(path: str | Path, *, predicates: Mapping[str, PredicateFunction] = _NO_
     Raises:
         PolicyError: with every finding, one a line: ``file:line: key.path: text; did you mean 'x'?``.
     """
-    findings = Findings(str(path))
-    return _compiled(decode(read_bytes(path), findings), findings, predicates)
+    return load_bytes(read_bytes(path), str(path), predicates=predicates)
+
+
+def load_bytes(data: bytes, filename: str, *, predicates: Mapping[str, PredicateFunction] = _NO_PREDICATES) -> Policy:
+    """As `load`, for what `read_bytes` returned."""
+    findings = Findings(filename)
+    return _compiled(decode(data, findings), findings, predicates)
 
 
 def loads(

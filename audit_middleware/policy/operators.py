@@ -25,7 +25,7 @@ from .findings import Findings, nearest
 from .patterns import Pattern, PatternError
 from .reader import Reader
 
-__all__ = ["OPERATORS", "Operator", "Window", "zone_of"]
+__all__ = ["OPERATORS", "Operator", "Window", "address_range", "zone_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +124,12 @@ def _network(findings: Findings, text: str, line: int, path: str) -> str:
     return ""
 
 
-_WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-(?:([01][0-9]|2[0-3]):([0-5][0-9])|24:00)")
+WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-(?:([01][0-9]|2[0-3]):([0-5][0-9])|24:00)")
 
 
 def _window(reader: Reader, node: Node, path: str) -> Window:
     text = reader.text(node, path, "00:00-24:00")
-    match = _WINDOW.fullmatch(text)
+    match = WINDOW.fullmatch(text)
     if match is None:
         reader.findings.add(node.line, path, f"'{text}' is not a time window such as 08:00-18:00")
         return Window(0, 1440, "UTC")
@@ -256,7 +256,7 @@ def _exists(get: Getter, path: str, operand: Any) -> Test:
 
 
 def _in_cidr(get: Getter, path: str, operand: Any) -> Test:
-    networks = tuple(_range(text) for text in operand)
+    networks = tuple(address_range(text) for text in operand)
 
     def test(subject: Subject, resource: Resource, context: Mapping[str, Any]) -> bool:
         value = get(subject, resource, context)
@@ -280,7 +280,8 @@ def _address(text: str) -> tuple[int, int]:
     return address.version, int(address)
 
 
-def _range(text: str) -> tuple[int, int, int]:
+def address_range(text: str) -> tuple[int, int, int]:
+    """A network as IP version, first and last address."""
     network = ipaddress.ip_network(text)
     first, last = _address(str(network[0])), _address(str(network[-1]))
     if first[0] != last[0]:  # wider than the mapped range: stays IPv6
@@ -294,14 +295,14 @@ def _between(get: Getter, path: str, operand: Any) -> Test:
     zone = ZoneInfo(operand.zone)
 
     def test(subject: Subject, resource: Resource, context: Mapping[str, Any]) -> bool:
-        local = _instant(get(subject, resource, context), path, zone)
+        local = instant(get(subject, resource, context), path, zone)
         minute = local.hour * 60 + local.minute
         return start <= minute < end if start < end else minute >= start or minute < end
 
     return test
 
 
-def _instant(value: Any, path: str, zone: ZoneInfo) -> datetime:
+def instant(value: Any, path: str, zone: ZoneInfo) -> datetime:
     """A moment as an aware datetime, RFC 3339 text, or seconds since the epoch."""
     try:
         if isinstance(value, str):

@@ -46,7 +46,9 @@ FEATURES = (
 )
 """Parts of the language that a version may know without carrying them out."""
 
-ENFORCED: frozenset[str] = frozenset()
+ENFORCED: frozenset[str] = frozenset(
+    {"require", "limit", "guarantee: before", "guarantee: sealed", "on_log_failure: degrade"}
+)
 """Those of `FEATURES` that this version carries out; a policy that uses another does not load."""
 
 Guarantee = Literal["after", "sealed", "before"]

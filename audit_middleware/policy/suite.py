@@ -4,7 +4,7 @@ Exit codes, so that a pipeline can tell a wrong policy from a wrong test run:
 
 ====  ==================================================================================
 0     every test that ran passed
-1     a test failed
+1     a test failed, or a generated one
 3     no tests: no file, none that the filter selects, or none that is not skipped
 4     the policy does not load; nothing ran
 5     a test file does not load, or has no tests; nothing ran
@@ -24,6 +24,9 @@ from .conditions import PredicateFunction
 from .coverage import Coverage
 from .evaluate import Policy
 from .load import load
+from .never import violations
+from .requirements import decide
+from .scenarios import ScenarioResult, run_scenarios
 from .suite_file import NO_RESOURCE, Case, CaseFile, Check, read_case_file
 from .suite_result import (
     EXIT_BROKEN_POLICY,
@@ -57,6 +60,7 @@ def run(
     test_paths: Iterable[str | Path] | None = None,
     *,
     only: str | None = None,
+    scenarios: bool = False,
     predicates: Mapping[str, PredicateFunction] = _NO_PREDICATES,
 ) -> SuiteResult:
     """Runs a policy's tests.
@@ -65,6 +69,7 @@ def run(
         policy_path: the policy.
         test_paths: test files; by default every ``*_test.yaml`` beside the policy that does not name another policy.
         only: runs the tests whose name contains this text, or matches it where it holds ``*`` or ``?``.
+        scenarios: also runs the checks that are generated from the policy (`scenarios`).
         predicates: as for `load`.
     """
     path = Path(policy_path)
@@ -72,18 +77,20 @@ def run(
         policy = load(path, predicates=predicates)
     except PolicyError as error:
         return SuiteResult(path, EXIT_BROKEN_POLICY, problems=tuple(str(error).splitlines()))
-    files, problems = _files(path, policy, test_paths)
+    files, problems = case_files(path, policy, test_paths)
     if problems:
         return SuiteResult(path, EXIT_BROKEN_TESTS, policy.digest, problems=problems)
     coverage = Coverage(policy, predicates)
     selected = [(file, case) for file in files for case in file.cases if _selected(case, only)]
-    cases = tuple(_run_case(policy, file, case, coverage) for file, case in selected)
-    return SuiteResult(path, _exit_code(cases), policy.digest, cases, coverage)
+    cases = tuple(run_case(policy, file, case, coverage) for file, case in selected)
+    generated = run_scenarios(policy) if scenarios else ()
+    return SuiteResult(path, _exit_code(cases, generated), policy.digest, cases, coverage, scenarios=generated)
 
 
-def _files(
+def case_files(
     path: Path, policy: Policy, test_paths: Iterable[str | Path] | None
 ) -> tuple[list[CaseFile], tuple[str, ...]]:
+    """The test files of a policy, and the findings about those that do not load."""
     found = test_paths is None
     paths = _beside(path) if test_paths is None else [Path(test_path) for test_path in test_paths]
     files: list[CaseFile] = []
@@ -108,22 +115,24 @@ def _selected(case: Case, only: str | None) -> bool:
     return fnmatchcase(case.name, only) if any(sign in only for sign in "*?") else only in case.name
 
 
-def _run_case(policy: Policy, file: CaseFile, case: Case, coverage: Coverage) -> CaseResult:
+def run_case(policy: Policy, file: CaseFile, case: Case, coverage: Coverage) -> CaseResult:
+    """Runs one test, and notes in ``coverage`` what it exercised."""
     if case.skip is not None:
         return CaseResult(file.path, case)
-    return CaseResult(file.path, case, tuple(_run_check(policy, file, case, check, coverage) for check in case.checks))
+    checks = tuple(_run_check(policy, file, case, check, coverage) for check in case.checks)
+    return CaseResult(file.path, case, checks, violations(policy, case.never) if case.never is not None else ())
 
 
 def _run_check(policy: Policy, file: CaseFile, case: Case, check: Check, coverage: Coverage) -> CheckResult:
     subject = file.subjects[check.subject]
     resource = _UNNAMED if check.resource == NO_RESOURCE else file.resources[check.resource]
-    decision = policy.evaluate(check.action, subject, resource, case.context)
+    decision = decide(policy, check.action, subject, resource, case.context, case.offer)
     coverage.note(policy.actions[check.action], subject, resource, case.context, decision)
     return CheckResult(check, decision)
 
 
-def _exit_code(cases: tuple[CaseResult, ...]) -> int:
+def _exit_code(cases: tuple[CaseResult, ...], generated: tuple[ScenarioResult, ...]) -> int:
     statuses = {case.status for case in cases}
-    if "failed" in statuses:
+    if "failed" in statuses or any(scenario.failures for scenario in generated):
         return EXIT_FAILED
     return EXIT_OK if "passed" in statuses else EXIT_NO_TESTS

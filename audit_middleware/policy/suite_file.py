@@ -6,7 +6,7 @@ not list is expected to be denied. Everything is checked against the policy: rol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import product
@@ -19,30 +19,41 @@ from .document import ListNode, MapNode, Node, Pair, ScalarNode, compose, decode
 from .evaluate import Policy
 from .findings import Findings, join, nearest
 from .load import read_bytes
+from .never import Never
 from .reader import Reader
+from .requirements import NOTHING_OFFERED, Offer
+from .schema import BUILT_IN_ROLES
 
 __all__ = ["Case", "CaseFile", "Check", "Expectation", "read_case_file"]
 
 MAX_CHECKS = 100_000  # in one test; a matrix grows faster than it looks
-FILE_KEYS = ("policy", "now", "subjects", "resources", "tests")
-CASE_KEYS = ("name", "subjects", "actions", "resources", "context", "now", "skip", "expect")
+FILE_KEYS = ("policy", "now", "subjects", "resources", "tests", "never")
+NEVER_KEYS = ("roles", "reach")
+CASE_KEYS = ("name", "subjects", "actions", "resources", "context", "reason", "confirm", "now", "skip", "expect")
 EXPECT_KEYS = ("subject", "resource", "actions")
-SUBJECT_KEYS = ("id", "type", "roles", "tenant", "session", "properties")
+SUBJECT_KEYS = ("id", "type", "roles", "tenant", "session", "mfa", "acr", "auth_time", "properties")
 NO_RESOURCE = ""  # the only column of a test that names no resources
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What should happen; ``by`` names the rule or the cause, where the file cares."""
+    """What should happen; where the file cares, ``by`` is the rule or the cause, ``missing`` all unmet requirements."""
 
     effect: str = "deny"
     by: str | None = None
+    missing: frozenset[str] | None = None
 
     def met(self, decision: Decision) -> bool:
         """Whether the decision is the one expected."""
-        return decision.effect == self.effect and self.by in (None, decision.rule, decision.cause)
+        # What a requirement refuses, a rule had allowed: the rule did not deny it.
+        rule = decision.rule if decision.cause != "requirement" else None
+        if decision.effect != self.effect or self.by not in (None, rule, decision.cause):
+            return False
+        return self.missing is None or self.missing == frozenset(decision.missing)
 
     def __str__(self) -> str:
+        if self.missing is not None:
+            return f"{self.effect} (missing: {', '.join(sorted(self.missing))})"
         return f"{self.effect} ({self.by})" if self.by else self.effect
 
 
@@ -59,13 +70,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One test. ``skip`` is the reason why it does not run."""
+    """One test: a matrix of checks, or an assertion. ``skip`` is the reason why it does not run, ``offer`` what its
+    requests bring."""
 
     name: str
     line: int
     checks: tuple[Check, ...]
     context: Mapping[str, Any]
     skip: str | None = None
+    never: Never | None = None
+    offer: Offer = NOTHING_OFFERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,9 @@ def read_case_file(path: Path, policy: Policy, policy_path: Path, *, found: bool
     findings = Findings(str(path))
     node = compose(decode(read_bytes(path), findings), findings)
     reader = _CaseReader(findings, policy)
-    pairs = reader.table(node, "", FILE_KEYS, required=("tests",))
+    pairs = reader.table(node, "", FILE_KEYS)
+    if "tests" not in pairs and "never" not in pairs:
+        findings.add(node.line, "tests", "missing")
     if "policy" in pairs and not _same_policy(reader, pairs["policy"].value, path, policy_path, found=found):
         return None
     result = reader.file(path, pairs)
@@ -127,6 +143,8 @@ class _CaseReader(Reader):
                 cases.append(self._case(node, where, now, taken))
             if isinstance(pairs["tests"].value, ListNode) and not cases:
                 self.findings.add(pairs["tests"].line, "tests", "there are no tests: an empty file proves nothing")
+        if "never" in pairs:
+            cases.extend(self._nevers(pairs["never"].value))
         return CaseFile(path, MappingProxyType(self._subjects), MappingProxyType(self._resources), tuple(cases))
 
     # --- subjects and resources ---
@@ -153,8 +171,22 @@ class _CaseReader(Reader):
             roles=tuple(roles),
             tenant=self._text(pairs, path, "tenant"),
             session=self._text(pairs, path, "session"),
-            properties=self._properties(pairs, path),
+            properties=self._known_of(pairs, path),
         )
+
+    def _known_of(self, pairs: Mapping[str, Pair], path: str) -> Mapping[str, Any]:
+        """A subject's properties, those that requirements read among them. ``auth_time`` is written as a time."""
+        known = dict(self._properties(pairs, path))
+        for key in set(known) & set(pairs) & {"mfa", "acr", "auth_time"}:
+            self.findings.add(pairs[key].line, join(path, key), f"there is properties.{key} as well: say it once")
+        if "mfa" in pairs:
+            known["mfa"] = self.flag(pairs["mfa"].value, join(path, "mfa"))
+        if "acr" in pairs:
+            known["acr"] = self._text(pairs, path, "acr")
+        if "auth_time" in pairs:
+            moment = self._moment(pairs["auth_time"].value, join(path, "auth_time"))
+            known["auth_time"] = moment.timestamp() if moment is not None else None
+        return MappingProxyType(known)
 
     def _all_resources(self, pairs: Mapping[str, Pair]) -> dict[str, Resource]:
         resources: dict[str, Resource] = {}
@@ -206,7 +238,7 @@ class _CaseReader(Reader):
         cells = product(*axes)
         checks = tuple(Check(*cell, *expected.get(cell, unlisted)) for cell in cells)
         skip = self.text(pairs["skip"].value, join(path, "skip")) if "skip" in pairs else None
-        return Case(name, node.line, checks, self._context(pairs, path, now), skip)
+        return Case(name, node.line, checks, self._context(pairs, path, now), skip, offer=self._offer(pairs, path))
 
     def _axis(self, pairs: Mapping[str, Pair], path: str, key: str, valid: Mapping[str, Any]) -> tuple[str, ...]:
         if key not in pairs:
@@ -233,6 +265,47 @@ class _CaseReader(Reader):
         if now is not None:
             context["time"] = now
         return MappingProxyType(context)
+
+    def _offer(self, pairs: Mapping[str, Pair], path: str) -> Offer:
+        """What the test's requests bring: a reason, and a confirmation, right (``true``) or as the text says."""
+        confirm: str | bool = False
+        if "confirm" in pairs:
+            node, where = pairs["confirm"].value, join(path, "confirm")
+            plain = isinstance(node, ScalarNode) and node.plain and node.text in ("true", "false")
+            confirm = self.flag(node, where) if plain else self.text(node, where)
+        return Offer(self._text(pairs, path, "reason"), confirm)
+
+    # --- assertions ---
+
+    def _nevers(self, node: Node) -> Iterator[Case]:
+        """The assertions of ``never:``, one mapping or a list of them."""
+        if isinstance(node, ListNode) and not node.items:
+            self.findings.add(node.line, "never", "an empty list says nothing")
+        for where, item in self.items(node, "never") if isinstance(node, ListNode) else (("never", node),):
+            pairs = self.table(item, where, NEVER_KEYS, required=NEVER_KEYS)
+            roles = self._several(pairs, where, "roles")
+            known = (*self._policy.roles, *BUILT_IN_ROLES)
+            for role, (line, at) in roles.items():
+                if role not in known:
+                    self.findings.add(line, at, f"unknown role '{role}'", nearest(role, known))
+            globs = self._several(pairs, where, "reach")
+            for glob, (line, at) in globs.items():
+                if not Never((), (glob,)).actions(self._policy):
+                    self.findings.add(line, at, f"'{glob}' matches no action", nearest(glob, self._policy.actions))
+            never = Never(tuple(roles), tuple(globs))
+            yield Case(str(never), item.line, (), MappingProxyType({}), never=never)
+
+    def _several(self, pairs: Mapping[str, Pair], path: str, key: str) -> dict[str, tuple[int, str]]:
+        """One text or a list of texts."""
+        if key not in pairs:
+            return {}
+        node, where = pairs[key].value, join(path, key)
+        if isinstance(node, ScalarNode):
+            return {self.text(node, where): (node.line, where)}
+        found = self.texts(node, where)
+        if isinstance(node, ListNode) and not found:
+            self.findings.add(node.line, where, "an empty list says nothing")
+        return found
 
     # --- expectations ---
 
@@ -275,8 +348,11 @@ class _CaseReader(Reader):
             return Expectation(self.choice(node, path, ("allow", "deny"), "deny"))
         pairs = self.table(node, path, ("allow", "deny"))
         if isinstance(node, MapNode) and len(pairs) != 1:
-            self.findings.add(node.line, path, "expected allow, deny, {allow: rule} or {deny: rule or cause}")
+            text = "expected allow, deny, {allow: rule}, {deny: rule or cause} or {deny: {missing: requirements}}"
+            self.findings.add(node.line, path, text)
         for effect, pair in pairs.items():
+            if effect == "deny" and isinstance(pair.value, MapNode):
+                return Expectation(effect, "requirement", self._missing(pair.value, join(path, effect), action))
             by = self.text(pair.value, join(path, effect))
             compiled = self._policy.actions[action]
             rules = compiled.allow if effect == "allow" else (*compiled.deny, *compiled.allow)
@@ -284,3 +360,14 @@ class _CaseReader(Reader):
             self._is_known(by, (pair.value.line, join(path, effect)), "rule or cause", valid)
             return Expectation(effect, by)
         return Expectation()
+
+    def _missing(self, node: Node, path: str, action: str) -> frozenset[str]:
+        """The requirements that a request is expected to lack: all of them, so that one too many is noticed."""
+        pairs = self.table(node, path, ("missing",), required=("missing",))
+        names = self._several(pairs, path, "missing")
+        require = self._policy.actions[action].require
+        known = tuple(require.to_json()) if require is not None else ()
+        for name, (line, where) in names.items():
+            if name not in known:
+                self.findings.add(line, where, f"{action} does not require '{name}'", nearest(name, known))
+        return frozenset(names)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from ..model import Decision
 from .coverage import Coverage
+from .scenarios import ScenarioResult
 from .suite_file import Case, Check
 
 __all__ = [
@@ -45,23 +46,30 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One test and its checks; none when it was skipped."""
+    """One test and its checks; none when it was skipped. ``violations`` are what breaks an assertion."""
 
     path: Path
     case: Case
     checks: tuple[CheckResult, ...] = ()
+    violations: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
         """``passed``, ``failed`` or ``skipped``."""
         if self.case.skip is not None:
             return "skipped"
-        return "passed" if all(check.passed for check in self.checks) else "failed"
+        return "failed" if self.failures() else "passed"
+
+    def failures(self) -> list[tuple[int, str]]:
+        """Line and text of everything that failed."""
+        broken = [(self.case.line, text) for text in self.violations]
+        return [*broken, *((check.check.line, _failure(check)) for check in self.checks if not check.passed)]
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteResult:
-    """What a run found. ``problems`` are the findings about broken files; then nothing ran and nothing is covered."""
+    """What a run found. ``problems`` are the findings about broken files; then nothing ran and nothing is covered.
+    ``scenarios`` are the generated checks; they count as no tests."""
 
     policy_path: Path
     exit_code: int
@@ -69,6 +77,7 @@ class SuiteResult:
     cases: tuple[CaseResult, ...] = ()
     coverage: Coverage | None = None
     problems: tuple[str, ...] = ()
+    scenarios: tuple[ScenarioResult, ...] = ()
 
     def count(self, status: str) -> int:
         """How many tests ``passed``, ``failed`` or were ``skipped``."""
@@ -118,6 +127,11 @@ def _tree(result: SuiteResult) -> str:
         lines.append(f"  {path.name}")
         for case in cases:
             lines.extend(f"    {line}" for line in _case_lines(case))
+    if result.scenarios:
+        lines.append("  generated")
+    for scenario in result.scenarios:
+        lines.append(f"    {_MARKS[scenario.status]} {scenario.name} ({scenario.checks} checks)")
+        lines.extend(f"      {failure}" for failure in scenario.failures)
     lines.append(_summary(result))
     if result.coverage is not None and result.cases:
         lines.extend(f"  {line}" for line in result.coverage.missing())
@@ -127,10 +141,9 @@ def _tree(result: SuiteResult) -> str:
 def _case_lines(result: CaseResult) -> list[str]:
     if result.case.skip is not None:
         return [f"{_MARKS['skipped']} {result.case.name}: {result.case.skip}"]
-    failed = [
-        f"  {result.path.name}:{check.check.line}: {_failure(check)}" for check in result.checks if not check.passed
-    ]
-    return [f"{_MARKS[result.status]} {result.case.name} ({len(result.checks)} checks)", *failed]
+    failed = [f"  {result.path.name}:{line}: {text}" for line, text in result.failures()]
+    count = "" if result.case.never is not None else f" ({len(result.checks)} checks)"
+    return [f"{_MARKS[result.status]} {result.case.name}{count}", *failed]
 
 
 def _failure(result: CheckResult) -> str:
@@ -154,8 +167,7 @@ def _summary(result: SuiteResult) -> str:
     if result.exit_code == EXIT_NO_TESTS:
         return f"no tests ran: {counts}"
     coverage = result.coverage
-    rules = f"{coverage.rule_ratio:.0%} of rules, {coverage.condition_ratio:.0%} of conditions" if coverage else ""
-    return f"{counts}; exercised {rules}"
+    return f"{counts}; exercised {coverage.summary() if coverage else ''}"
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------
@@ -171,6 +183,10 @@ def _to_dict(result: SuiteResult) -> dict[str, Any]:
         "skipped": result.skipped,
         "problems": list(result.problems),
         "tests": [_case_dict(case) for case in result.cases],
+        "scenarios": [
+            {"name": one.name, "status": one.status, "checks": one.checks, "failures": list(one.failures)}
+            for one in result.scenarios
+        ],
         "coverage": result.coverage.to_dict() if result.coverage is not None else None,
     }
 
@@ -183,6 +199,7 @@ def _case_dict(result: CaseResult) -> dict[str, Any]:
         "status": result.status,
         "skip": result.case.skip,
         "checks": [_check_dict(check) for check in result.checks],
+        "violations": list(result.violations),
     }
 
 
@@ -193,13 +210,18 @@ def _check_dict(result: CheckResult) -> dict[str, Any]:
         "action": check.action,
         "resource": check.resource or None,
         "line": check.line,
-        "expected": {"effect": check.expected.effect, "by": check.expected.by},
+        "expected": {
+            "effect": check.expected.effect,
+            "by": check.expected.by,
+            "missing": sorted(check.expected.missing) if check.expected.missing is not None else None,
+        },
         "decision": {
             "effect": decision.effect,
             "cause": decision.cause,
             "rule": decision.rule,
             "near_misses": list(decision.near_misses),
             "detail": decision.detail,
+            "missing": list(decision.missing),
         },
         "passed": result.passed,
     }
@@ -211,7 +233,12 @@ def _check_dict(result: CheckResult) -> dict[str, Any]:
 def _junit(result: SuiteResult) -> str:
     """JUnit's common subset; without times, so that equal runs give equal bytes."""
     broken = {"errors": "1"} if result.problems else {"errors": "0"}
-    totals = {"tests": str(result.tests), "failures": str(result.failed), "skipped": str(result.skipped)}
+    broken_scenarios = sum(scenario.status == "failed" for scenario in result.scenarios)
+    totals = {
+        "tests": str(result.tests + len(result.scenarios)),
+        "failures": str(result.failed + broken_scenarios),
+        "skipped": str(result.skipped),
+    }
     root = ElementTree.Element("testsuites", {"name": str(result.policy_path), **totals, **broken})
     if result.problems:
         suite = ElementTree.SubElement(root, "testsuite", {"name": str(result.policy_path), "tests": "1", **broken})
@@ -219,6 +246,7 @@ def _junit(result: SuiteResult) -> str:
         ElementTree.SubElement(case, "error", {"message": result.problems[0]}).text = "\n".join(result.problems)
     for path, cases in groupby(result.cases, key=lambda case: case.path):
         _junit_suite(root, path, list(cases))
+    _junit_scenarios(root, result.scenarios)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -231,8 +259,21 @@ def _junit_suite(root: ElementTree.Element, path: Path, cases: list[CaseResult])
     for result in cases:
         names = {"name": result.case.name, "classname": path.stem, "file": str(path), "line": str(result.case.line)}
         case = ElementTree.SubElement(suite, "testcase", names)
-        failures = [_failure(check) for check in result.checks if not check.passed]
+        failures = [text for _, text in result.failures()]
         if result.case.skip is not None:
             ElementTree.SubElement(case, "skipped", {"message": result.case.skip})
         elif failures:
             ElementTree.SubElement(case, "failure", {"message": failures[0]}).text = "\n".join(failures)
+
+
+def _junit_scenarios(root: ElementTree.Element, scenarios: tuple[ScenarioResult, ...]) -> None:
+    if not scenarios:
+        return
+    failed = sum(scenario.status == "failed" for scenario in scenarios)
+    counts = {"tests": str(len(scenarios)), "failures": str(failed), "skipped": "0", "errors": "0"}
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "generated", **counts})
+    for scenario in scenarios:
+        case = ElementTree.SubElement(suite, "testcase", {"name": scenario.name, "classname": "generated"})
+        if scenario.failures:
+            failure = ElementTree.SubElement(case, "failure", {"message": scenario.failures[0]})
+            failure.text = "\n".join(scenario.failures)

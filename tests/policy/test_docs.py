@@ -12,6 +12,7 @@ import pytest
 
 from audit_middleware.errors import PolicyError
 from audit_middleware.policy import Policy, loads, schema, suite
+from audit_middleware.policy.lint import CODES
 from audit_middleware.policy.operators import OPERATORS
 from audit_middleware.policy.patterns import MAX_PROGRAM
 from audit_middleware.policy.suite_file import CASE_KEYS, EXPECT_KEYS, FILE_KEYS, SUBJECT_KEYS
@@ -39,7 +40,7 @@ def load(text: str) -> Policy:
 
 def test_every_yaml_block_says_what_it_is() -> None:
     kinds = [word for language, word, _ in FENCES if language == "yaml"]
-    assert set(kinds) == {"policy", "actions", "routes", "tests", "later"}
+    assert set(kinds) == {"policy", "actions", "routes", "tests", "required", "later"}
     assert len(kinds) == PAGE.count("```yaml") >= 8
 
 
@@ -63,10 +64,21 @@ def test_routes_load(text: str) -> None:
 def test_the_tests_pass_against_the_first_policy(tmp_path: Path) -> None:
     path = tmp_path / "billing.yaml"
     path.write_text(blocks("policy")[0])
-    (tests,) = blocks("tests")
-    (tmp_path / "billing_test.yaml").write_text(tests)
+    for number, tests in enumerate(blocks("tests")):
+        (tmp_path / f"billing{number}_test.yaml").write_text(tests)
     result = suite.run(path)
-    assert (result.exit_code, result.passed, result.skipped) == (suite.EXIT_OK, 2, 1), result.tree()
+    assert (result.exit_code, result.passed, result.skipped) == (suite.EXIT_OK, 4, 1), result.tree()
+
+
+def test_the_tests_of_requirements_pass_against_their_action(tmp_path: Path) -> None:
+    (tests,) = blocks("required")
+    action = PAGE.partition(tests)[0].rpartition("```yaml actions\n")[2].partition("```")[0]
+    (tmp_path / "p.yaml").write_text(whole(action))
+    (tmp_path / "p_test.yaml").write_text(tests)
+    result = suite.run(tmp_path / "p.yaml")
+    assert (result.exit_code, result.passed) == (suite.EXIT_OK, 2), result.tree()
+    assert result.coverage is not None
+    assert result.coverage.requirement_ratio == 1
 
 
 def test_what_comes_later_is_refused_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +113,9 @@ def test_exit_codes_and_bounds_are_documented() -> None:
         if name.startswith("EXIT_"):
             assert f"\n| {getattr(suite, name)} | " in PAGE
     assert f"at most {MAX_PROGRAM:,} instructions" in PAGE
+
+
+def test_every_finding_of_lint_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy-analysis.md").read_text()
+    for code, (level, _) in CODES.items():
+        assert f"| `{code}` | {level} | " in page

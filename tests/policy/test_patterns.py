@@ -34,6 +34,41 @@ def test_time_grows_linearly_with_the_input(source: str, letter: str) -> None:
     assert ratio < 3
 
 
+def generated(chance: random.Random, depth: int = 0) -> str:
+    """A pattern of nested repetitions and alternatives over two letters: what makes engines explode."""
+    if depth > 3 or chance.random() < 0.3:
+        return chance.choice(["a", "b", ".", "[ab]", "a?", "(a|aa)", "a*"])
+    inner = generated(chance, depth + 1)
+    form = chance.choice(["({0})*", "({0})+", "({0}){{1,9}}", "({0}|{1})", "{0}{1}", "[ab]*{0}", "({0})?{1}"])
+    return form.format(inner, generated(chance, depth + 1))
+
+
+def test_no_pattern_costs_much_more_than_reading_the_longest_input_once() -> None:
+    """The worst of many patterns on inputs as long as they may be, beside one plain loop over 64 KiB in Python."""
+    chance = random.Random(20260302)
+    longest = "a" * MAX_INPUT
+    scans, worst, tried = [], 0.0, 0
+    for _ in range(120):
+        try:
+            pattern = Pattern(f"^{generated(chance)}{generated(chance)}c$")
+        except PatternError:
+            continue
+        tried += 1
+        for text in ("a" * pattern.limit, "".join(chance.choices("ab", k=pattern.limit))):
+            start = time.perf_counter()
+            pattern.search(text, "x")
+            spent = time.perf_counter() - start
+            if spent > worst:  # what the machine does besides only adds
+                start = time.perf_counter()
+                pattern.search(text, "x")
+                worst = max(worst, min(spent, time.perf_counter() - start))
+        start = time.perf_counter()
+        assert sum(letter == "b" for letter in longest) == 0
+        scans.append(time.perf_counter() - start)
+    assert tried > 80
+    assert worst < 5 * sorted(scans)[len(scans) // 2]
+
+
 def test_the_product_of_program_and_input_is_bounded() -> None:
     chance = random.Random(1)  # not a secret
     for source in ("a", "^[A-Z]+-\\d+$", "a[ab]{20}c", "a[ab]{200}c", "a[ab]{990}c", ".{200}", "(a?){40}a{40}c"):

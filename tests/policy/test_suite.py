@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from audit_middleware.policy import CompiledAction
 from audit_middleware.policy.suite import (
     EXIT_BROKEN_POLICY,
     EXIT_BROKEN_TESTS,
@@ -21,6 +22,7 @@ from audit_middleware.policy.suite import (
 )
 from tests.policy.samples import BILLING
 
+FORMS = "expected allow, deny, {allow: rule}, {deny: rule or cause} or {deny: {missing: requirements}}"
 NIGHT = "{name: office, when: {context.time: {between: '08:00-18:00', zone: Europe/Berlin}}}"
 POLICY = BILLING.replace("  static.read:", f"  report.run: {{allow: [{NIGHT}]}}\n  static.read:")
 
@@ -236,13 +238,12 @@ tests:
         ("subjects: [ann], actions: [invoice.delete], expect: [{actions: {invoice.delete: {allow: guest-network}}}]", [
             ".expect[0].actions.invoice.delete.allow: unknown rule or cause 'guest-network'"
         ]),
-        ("subjects: [ann], actions: [invoice.read], expect: [{actions: {invoice.read: {}}}]", [
-            ".expect[0].actions.invoice.read: expected allow, deny, {allow: rule} or {deny: rule or cause}"
-        ]),
+        ("subjects: [ann], actions: [invoice.read], expect: [{actions: {invoice.read: {}}}]",
+         [f".expect[0].actions.invoice.read: {FORMS}"]),
         (
             "subjects: [ann], actions: [invoice.read], "
             "expect: [{actions: {invoice.read: {deny: default, allow: viewer}}}]",
-            [".expect[0].actions.invoice.read: expected allow, deny, {allow: rule} or {deny: rule or cause}"],
+            [f".expect[0].actions.invoice.read: {FORMS}"],
         ),
         (
             "subjects: [ann, bob], actions: [invoice.read], "
@@ -553,11 +554,19 @@ def test_json(tmp_path: Path) -> None:
                 "action": "invoice.read",
                 "resource": None,
                 "line": 11,
-                "expected": {"effect": "deny", "by": None},
-                "decision": {"effect": "allow", "cause": "rule", "rule": "viewer", "near_misses": [], "detail": None},
+                "expected": {"effect": "deny", "by": None, "missing": None},
+                "decision": {
+                    "effect": "allow",
+                    "cause": "rule",
+                    "rule": "viewer",
+                    "near_misses": [],
+                    "detail": None,
+                    "missing": [],
+                },
                 "passed": False,
             }
         ],
+        "violations": [],
     }
     assert found["tests"][2]["skip"] == "waits for the loader"
     assert found["coverage"]["rule_ratio"] == 1 / 8
@@ -592,3 +601,89 @@ def test_junit_of_a_broken_run_is_an_error(tmp_path: Path) -> None:
     (error,) = root.findall("testsuite/testcase/error")
     assert error.get("message", "").endswith("1: tests: expected a list, found a mapping")
     assert error.text == error.get("message")
+
+
+# --- assertions and generated checks -----------------------------------------------------------------------------
+
+
+def never(tmp_path: Path, body: str, policy: str = POLICY) -> SuiteResult:
+    return run(project(tmp_path, f"never: {body}\n", policy))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{roles: [viewer], reach: 'invoice.delete'}",
+        "{roles: viewer, reach: [invoice.create, invoice.delete]}",
+        "[{roles: [anyone, authenticated], reach: 'invoice.*'}, {roles: contractor, reach: 'invoice.*'}]",
+    ],
+)
+def test_an_assertion_that_is_proven_passes(tmp_path: Path, body: str) -> None:
+    result = never(tmp_path, body)
+    assert (result.exit_code, result.failed) == (EXIT_OK, 0), result.tree()
+    assert result.cases[0].case.name.startswith("never: ")
+
+
+def test_an_assertion_names_every_way_round_it(tmp_path: Path) -> None:
+    result = never(tmp_path, "{roles: [clerk, viewer], reach: 'invoice.*'}")
+    assert result.exit_code == EXIT_FAILED
+    (case,) = result.cases
+    assert case.violations == (
+        "clerk reaches invoice.read by rule viewer: allow",
+        "clerk reaches invoice.create by rule clerk: allow",
+        "clerk reaches invoice.delete by rule owner-clerk: if resource.owner same_as subject.id, "
+        'not if context.ip in_cidr ["10.9.0.0/16"]',
+        "viewer reaches invoice.read by rule viewer: allow",
+    )
+    assert f"billing_test.yaml:1: {case.violations[0]}" in result.tree()
+    assert result.to_dict()["tests"][0]["violations"] == list(case.violations)
+    assert ElementTree.fromstring(result.junit()).get("failures") == "1"
+
+
+def test_what_cannot_be_proven_fails_and_says_so(tmp_path: Path) -> None:
+    # No text both starts with b and matches ^a, but patterns are not looked into.
+    rule = "{name: r, roles: [viewer], when: {resource.p: {matches: '^a', starts_with: b}}}"
+    policy = POLICY.replace("  static.read:", f"  a.b: {{allow: [{rule}]}}\n  static.read:")
+    (case,) = never(tmp_path, "{roles: viewer, reach: a.b}", policy).cases
+    (violation,) = case.violations
+    assert violation.startswith("viewer may reach a.b, it cannot be excluded: if ")
+
+
+@pytest.mark.parametrize(
+    ("body", "finding"),
+    [
+        ("{roles: [clark], reach: 'invoice.*'}", "never.roles[0]: unknown role 'clark'; did you mean 'clerk'?"),
+        ("{roles: clerk, reach: 'invoices.*'}", "never.reach: 'invoices.*' matches no action"),
+        ("{roles: clerk}", "never.reach: missing"),
+        ("{roles: [], reach: invoice.read}", "never.roles: an empty list says nothing"),
+        ("[{roles: clerk, reach: invoice.read, when: x}]", "never[0].when: unknown key"),
+        ("clerk", "never: expected a mapping, found text"),
+        ("[]", "never: an empty list says nothing"),
+    ],
+)
+def test_an_assertion_is_read_strictly(tmp_path: Path, body: str, finding: str) -> None:
+    result = never(tmp_path, body)
+    assert result.exit_code == EXIT_BROKEN_TESTS
+    assert any(finding in problem for problem in result.problems), result.problems
+
+
+def test_generated_checks_run_beside_the_tests_but_do_not_count_as_tests(tmp_path: Path) -> None:
+    result = run(project(tmp_path, COMPLETE), scenarios=True)
+    assert (result.exit_code, result.tests, len(result.scenarios)) == (EXIT_OK, 4, 4)
+    assert "  generated\n    ok      malformed actions are denied (" in result.tree()
+    assert [one["status"] for one in result.to_dict()["scenarios"]] == ["passed"] * 4
+    suites = ElementTree.fromstring(result.junit()).findall("testsuite")
+    assert [one.get("name") for one in suites] == ["billing_test.yaml", "generated"]
+    (tmp_path / "billing_test.yaml").unlink()
+    assert run(tmp_path / "billing.yaml", scenarios=True).exit_code == EXIT_NO_TESTS
+
+
+def test_a_generated_check_that_fails_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompiledAction, "_refusal", lambda *request: None)
+    tests = FIXTURES + "tests:\n  - {name: t, subjects: [nobody], actions: [invoice.read], expect: []}\n"
+    result = run(project(tmp_path, tests), scenarios=True)
+    assert (result.exit_code, result.failed) == (EXIT_FAILED, 0)
+    assert "FAILED  edge values" in result.tree()
+    cases = ElementTree.fromstring(result.junit()).iter("testcase")
+    (case,) = [case for case in cases if case.find("failure") is not None]
+    assert case.get("classname") == "generated"
