@@ -1,11 +1,13 @@
-"""What the middleware adds to a request, in one process and one run: ``python -m bench.added_time``.
+"""What the middleware adds to a request, in one process and one run: ``python -m bench.added_time [--routes 60]``.
 
-FastAPI with 60 routes in 5 included routers, everything on (durable journal, policy, correlation), against the same
-application bare; interleaved rounds, medians. No server and no sockets, so the difference is the middleware alone.
+FastAPI with its routes in 5 included routers, everything on (durable journal, policy, correlation), with narrowing and
+without, against the same application bare; interleaved rounds, medians. No server and no sockets, so the difference is
+the middleware alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import atexit
 import platform
@@ -18,39 +20,10 @@ from typing import Any
 
 import fastapi
 import starlette
-from fastapi import APIRouter, FastAPI
 
-from audit_middleware import AuditMiddleware, action
-from audit_middleware.evidence.keys import create_log
+from bench.apps import ROUTERS, application, guarded
 
-ROUTERS, ROUTES, ROUNDS, REQUESTS = 5, 12, 15, 400
-
-
-def application() -> FastAPI:
-    """60 routes in 5 included routers."""
-    app = FastAPI(openapi_url=None)
-    for number in range(ROUTERS):
-        router = APIRouter(prefix=f"/r{number}")
-        for route in range(ROUTES):
-
-            @router.get(f"/items{route}/{{item_id}}")
-            @action(f"r{number}.i{route}", resource="item/{item_id}")
-            async def endpoint(item_id: str) -> dict[str, str]:
-                return {"id": item_id}
-
-        app.include_router(router)
-    return app
-
-
-def guarded(folder: Path) -> FastAPI:
-    """The same behind the middleware."""
-    create_log(folder / "audit", "example.com/bench")
-    actions = "".join(f"  r{r}.i{i}: {{allow: [anyone]}}\n" for r in range(ROUTERS) for i in range(ROUTES))
-    policy = folder / "policy.yaml"
-    policy.write_text(f"version: 1\nname: bench\nactions:\n{actions}")
-    app = application()
-    app.add_middleware(AuditMiddleware, policy=policy, log=str(folder / "audit"), service="bench")
-    return app
+ROUNDS, REQUESTS = 15, 400
 
 
 def scope(path: str) -> dict[str, Any]:
@@ -72,28 +45,35 @@ async def send(message: Any) -> None:
     """Nobody listens."""
 
 
-async def timed(app: Any) -> float:
+async def timed(app: Any, routes: int) -> float:
     """Microseconds per request over one round."""
     started = time.perf_counter()
     for number in range(REQUESTS):
-        await app(scope(f"/r{number % ROUTERS}/items{number % ROUTES}/{number}"), receive, send)
+        path = f"/r{number % ROUTERS}/items{number % (routes // ROUTERS)}/{number}"
+        await app(scope(path), receive, send)
     return (time.perf_counter() - started) / REQUESTS * 1e6
 
 
-async def main() -> None:
-    """Prints one line per application and the difference."""
-    folder = tempfile.mkdtemp()
+async def main(routes: int) -> None:
+    """Prints one line per application and the differences."""
+    folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)  # registered first, so it runs after the log was closed
-    bare, ours = application(), guarded(Path(folder))
-    for app in (bare, ours):
-        await timed(app)
-    rounds = [(await timed(bare), await timed(ours)) for _ in range(ROUNDS)]
-    columns = list(zip(*rounds, strict=True))
-    print(f"Python {platform.python_version()}, FastAPI {fastapi.__version__}, Starlette {starlette.__version__}")
-    for name, column in zip(("bare", "guarded"), columns, strict=True):
-        print(f"{name:8} {statistics.median(column):6.0f} us/request  ({min(column):.0f}-{max(column):.0f})")
-    print(f"added    {statistics.median(g - b for b, g in rounds):6.0f} us/request")
+    folders = [folder / "on", folder / "off"]
+    for one in folders:
+        one.mkdir()
+    apps = [application(routes), guarded(folders[0], routes), guarded(folders[1], routes, narrow=False)]
+    for app in apps:
+        await timed(app, routes)
+    rounds = [[await timed(app, routes) for app in apps] for _ in range(ROUNDS)]
+    versions = f"Python {platform.python_version()}, FastAPI {fastapi.__version__}, Starlette {starlette.__version__}"
+    print(f"{versions}, {routes} routes in {ROUTERS} included routers")
+    for name, column in zip(("bare", "guarded", "not narrowed"), zip(*rounds, strict=True), strict=True):
+        added = statistics.median(value - row[0] for value, row in zip(column, rounds, strict=True))
+        shown = f"{statistics.median(column):6.0f} us/request  ({min(column):.0f}-{max(column):.0f})"
+        print(f"{name:13} {shown}  added {added:6.0f}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--routes", type=int, default=60)
+    asyncio.run(main(parser.parse_args().routes))

@@ -43,22 +43,24 @@ def await_error_page(app: Any, scope: Scope, page: ErrorPage) -> bool:
     missing on exactly these responses. The layer's handlers are wrapped, once: the answer stays the application's own
     and is made once, where and when it always is. ``False`` where there is no such layer: the server answers.
     """
-    layer = _error_layer(app)
-    if layer is None:
-        return False
-    if _WATCHED not in vars(layer):
-        _watch(layer)
-    scope[_PAGE] = page
-    return True
+    layers = _error_layers(app)
+    for layer in layers:
+        if _WATCHED not in vars(layer):
+            _watch(layer)
+    if layers:
+        scope[_PAGE] = page
+    return bool(layers)
 
 
-def _error_layer(app: Any) -> ServerErrorMiddleware | None:
+def _error_layers(app: Any) -> list[ServerErrorMiddleware]:
+    """Starlette's own, and one more that instrumentation may have put around it: the inner one answers."""
+    found: list[ServerErrorMiddleware] = []
     layer: Any = app.middleware_stack if isinstance(app, Starlette) else None
-    for _ in range(8):  # instrumentation may stand around it
-        if layer is None or isinstance(layer, ServerErrorMiddleware):
-            return layer
+    for _ in range(8):
+        if isinstance(layer, ServerErrorMiddleware):
+            found.append(layer)
         layer = getattr(layer, "app", None)
-    return None
+    return found
 
 
 def _watch(layer: Any) -> None:

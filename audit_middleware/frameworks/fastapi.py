@@ -7,9 +7,10 @@ FastAPI installed all of this is empty.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.routing import BaseRoute, Match, Router
 
@@ -37,8 +38,35 @@ def is_included(route: BaseRoute) -> bool:
     return included is not None and isinstance(route, included)
 
 
-def select_included(included: Any, child: Scope, probe: Scope) -> tuple[BaseRoute, Any, Scope, bool] | None:
-    """Which route inside an included router will run: (route, its effective view, child scope, full match).
+class Chosen(NamedTuple):
+    """A route inside an included router, what carries its effective template, its child scope, and whether it matched
+    in full."""
+
+    route: BaseRoute
+    view: Any
+    child: Scope
+    full: bool
+
+
+def answers_for_itself(route: Any) -> bool:
+    """Is this an included router whose ``matches()`` is known to say what `select_included` finds?"""
+    included_class = _routing("_IncludedRouter")
+    if included_class is None or type(route) is not included_class:
+        return False
+    owner, router_class = route.original_router, _routing("APIRouter")
+    if "matches" in vars(route) or "matches" in vars(owner):
+        return False
+    return type(owner).matches is router_class.matches and type(owner).handle is router_class.handle
+
+
+def selected_by(included: Any, probe: Scope) -> Chosen | None:
+    """What an included router selects; ``None`` where it does not match. ``probe`` stays as it is."""
+    own = probe.get(SCOPE_KEY)
+    return select_included(included, {}, {**probe, SCOPE_KEY: {} if own is None else dict(own)})
+
+
+def select_included(included: Any, child: Scope, probe: Scope) -> Chosen | None:
+    """Which route inside an included router will run.
 
     Follows `_IncludedRouter.handle`: each level asks its own ``_match`` with the scope updated by the level above.
     ``None`` when the included router falls to its default.
@@ -46,6 +74,7 @@ def select_included(included: Any, child: Scope, probe: Scope) -> tuple[BaseRout
     Raises:
         ResolutionError: the router overrides the methods this relies on, or FastAPI no longer has them.
     """
+    outermost = included
     while True:
         owner = getattr(included, "original_router", None)
         if not callable(getattr(included, "_match", None)) or not isinstance(owner, Router):
@@ -56,10 +85,12 @@ def select_included(included: Any, child: Scope, probe: Scope) -> tuple[BaseRout
         probe.setdefault(SCOPE_KEY, {})[_INCLUDED_KEY] = included
         match, child, route, view = included._match(probe)
         if match is Match.NONE or route is None:
+            if included is not outermost:
+                raise ResolutionError("an included router matched, and then selected nothing")
             return None
         if not is_included(route):
             effective = getattr(view, "starlette_route", None) or view or route
-            return route, effective, child, match is Match.FULL
+            return Chosen(route, effective, child, match is Match.FULL)
         included = route
 
 
@@ -113,3 +144,49 @@ def included_views(included: Any) -> Iterator[tuple[BaseRoute, Any]]:
         else:
             route = candidate.starlette_route or candidate.original_route
             yield route, candidate.starlette_route or candidate
+
+
+# --- narrowing ---------------------------------------------------------------------------------------------------
+
+
+def is_standard_matches(matches: Any) -> bool:
+    """Is this the ``matches`` of one of FastAPI's own route classes, which decide by pattern alone?"""
+    return any(
+        kind is not None and matches is kind.matches for kind in map(_routing, ("APIRoute", "APIWebSocketRoute"))
+    )
+
+
+def narrowable_candidates(included: Any) -> list[Any] | None:
+    """What an included router asks one by one, in order; ``None`` where it is not known how it asks."""
+    included_class, router_class = _routing("_IncludedRouter"), _routing("APIRouter")
+    owner = getattr(included, "original_router", None)
+    if type(included) is not included_class or not isinstance(owner, router_class) or not hasattr(included, "__dict__"):
+        return None
+    if any(getattr(type(owner), name) is not getattr(router_class, name) for name in ("matches", "handle")):
+        return None
+    if not all(callable(getattr(included, name, None)) for name in ("effective_candidates", "_match")):
+        return None
+    return list(included.effective_candidates())
+
+
+def asked(candidate: Any) -> tuple[Any, Any]:
+    """The object whose ``matches()`` a router calls, and the one whose pattern decides then."""
+    context = _routing("_EffectiveRouteContext")
+    if context is None or not isinstance(candidate, context):
+        return candidate, candidate
+    route = candidate.starlette_route
+    return (route, route) if route is not None else (candidate.original_route, candidate)
+
+
+def with_candidates(included: Any, candidates: list[Any]) -> Any:
+    """A copy of a node of the include tree that sees these candidates only."""
+    narrowed = copy.copy(included)
+    narrowed.effective_candidates = lambda: candidates
+    return narrowed
+
+
+def keep_low_priority(narrowed: Router, router: Router) -> None:
+    """Frontends are looked for in all included routers, not only in those that were picked."""
+    match = getattr(router, "_match_low_priority", None)
+    if match is not None:
+        narrowed._match_low_priority = match  # type: ignore[attr-defined]  # FastAPI's, not Starlette's

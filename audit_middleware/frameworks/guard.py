@@ -19,7 +19,8 @@ from ..errors import ConfigError
 from ..model import Found, Refusal
 from ..protocols import ASGIApp, Gate, Receive, Scope, Send
 from . import fastapi
-from .starlette import PREFIX, find, inner_router
+from .narrow import Narrower
+from .starlette import PREFIX, find, has_own_loop, inner_router
 
 GATE = "audit_middleware.gate"
 """Scope key: the request's gate, set by the audit middleware."""
@@ -28,8 +29,10 @@ _DENIAL_RESPONSE = "websocket.http.response"
 _OUTSIDE = Refusal(503, "This route is guarded, and the request did not pass the audit middleware.")
 
 
-def install(router: Router) -> None:
+def install(router: Router, *, narrow: bool = True) -> None:
     """Guards a router and every router reachable from it through mounts and hosts. Idempotent.
+
+    ``narrow``: let each router look at those routes only that could match; see `narrow`.
 
     Raises:
         ConfigError: a router hides its match loop behind middleware or a call of its own, so nothing can stand in
@@ -42,13 +45,13 @@ def install(router: Router) -> None:
             f"{type(router).__name__} has a __call__ of its own, which may go around a guard; its routes cannot be "
             "guarded. Put what it does into middleware."
         )
-    guard = RouterGuard(router)
+    guard = RouterGuard(router, Narrower(router) if narrow and not has_own_loop(router) else None)
     if router.middleware_stack == router.app:
         router.middleware_stack = guard
     else:
         _install_innermost(router, guard)
     for inner in _inner_routers(router):
-        install(inner)
+        install(inner, narrow=narrow)
 
 
 def guarded(router: Router) -> bool:
@@ -88,8 +91,9 @@ def _inner_routers(router: Router) -> list[Router]:
 class RouterGuard:
     """Asks the gate before the router runs, then lets the router run exactly what was found."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, narrower: Narrower | None) -> None:
         self.router = router
+        self._narrower = narrower
         self.inner: ASGIApp = router.app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,20 +104,30 @@ class RouterGuard:
         if gate is None:
             await refuse(scope, receive, send, _OUTSIDE)
             return
-        found = find(self.router, scope)
-        refusal = await gate.admit(scope, found)
+        app, routes, touched = self.inner, None, False
+        if self._narrower is not None:
+            narrowed, touched = self._narrower.narrowed(scope)
+            app, routes = narrowed.app, narrowed.routes
+        found = find(self.router, scope, routes)
+        refusal = await gate.admit(scope, receive, found)
         if refusal is not None:
             await refuse(scope, receive, send, refusal)
             return
+        if gate.replay is not None:  # a rule read the body: the router gets the same messages again
+            receive, gate.replay = gate.replay, None
         held = hold(scope, found, gate)
+        held.setdefault("router", self.router)  # as the router itself would do it; a narrowed one is nobody's
+        if touched:
+            held.setdefault(fastapi.SCOPE_KEY, {})
         if found.kind != "descend":
-            await self.inner(held, receive, send)
+            await app(held, receive, send)
             return
-        install(found.inner)  # idempotent; mounted after start: guarded from its first request on
+        # Idempotent; a router mounted after the start is guarded from its first request on.
+        install(found.inner, narrow=self._narrower is not None)
         above = held.get(PREFIX)
         held.lead(found.template)
         try:
-            await self.inner(held, receive, send)
+            await app(held, receive, send)
         finally:
             held.lead(above)  # who asks a router again afterwards is no longer below the mount
 
@@ -204,10 +218,11 @@ def hold(scope: Scope, found: Found, gate: Gate) -> HeldScope:
 async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
     """Refuses through the application's own error handling where there is one, before any body is read.
 
-    HTTP: ``HTTPException`` (text detail), so the app's handlers and CORS headers apply. WebSocket, before accept: a
-    denial response where the server offers it (ASGI extension ``websocket.http.response``), else close 1008.
+    HTTP: ``HTTPException`` (text detail), so the app's handlers and CORS headers apply; a refusal with a problem
+    document is sent from here, still through the app's middleware. WebSocket, before accept: a denial response where
+    the server offers it (ASGI extension ``websocket.http.response``), else close 1008.
     """
-    if "app" not in scope:
+    if "app" not in scope or (refusal.problem is not None and scope["type"] == "http"):
         await refuse_directly(scope, receive, send, refusal)
     elif scope["type"] == "http":
         raise HTTPException(refusal.status, refusal.detail, dict(refusal.headers) or None)
@@ -230,6 +245,9 @@ async def refuse_directly(scope: Scope, receive: Receive, send: Send, refusal: R
 
 
 async def _send_response(send: Send, refusal: Refusal, kind: str) -> None:
-    response = JSONResponse({"detail": refusal.detail}, refusal.status, dict(refusal.headers))
+    if refusal.problem is not None:
+        response = JSONResponse(refusal.problem, refusal.status, dict(refusal.headers), "application/problem+json")
+    else:
+        response = JSONResponse({"detail": refusal.detail}, refusal.status, dict(refusal.headers))
     await send({"type": f"{kind}.start", "status": refusal.status, "headers": response.raw_headers})
     await send({"type": f"{kind}.body", "body": response.body})

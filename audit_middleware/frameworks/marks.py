@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, ResolutionError
@@ -29,6 +30,7 @@ def action(
     resource: str | None = None,
     event: str | None = None,
     severity: Severity | None = None,
+    resource_properties: Callable[[Any], Any] | None = None,
 ) -> Callable[[T], T]:
     """Names the action that a route performs.
 
@@ -39,11 +41,17 @@ def action(
         resource: template of what is acted on, over path parameters: ``invoice/{invoice_id}``.
         event: name for the record when the policy gives none: ``INVOICE_DELETED``.
         severity: ``info`` to ``critical``; the policy's wins.
+        resource_properties: loads what rules ask of the resource: ``(connection) -> mapping``, given Starlette's
+            `HTTPConnection` with the path parameters. Called before the decision, and only where a rule reads a
+            property that is no path parameter. A plain function runs in a worker thread; ``async def`` does not.
 
     Raises:
-        ConfigError: for a malformed name, a second ``@action`` on one function, or what takes no attributes.
+        ConfigError: for a malformed name, a loader that cannot be called, a second ``@action`` on one function, or what
+            takes no attributes.
     """
-    mark = make_action(name, resource, event, severity, "@action")
+    if resource_properties is not None and not callable(resource_properties):
+        raise ConfigError(f"@action: resource_properties of {name} must be a function (connection) -> mapping")
+    mark = replace(make_action(name, resource, event, severity, "@action"), loader=resource_properties)
 
     def decorate(endpoint: T) -> T:
         holder = getattr(endpoint, "__func__", endpoint)  # a bound method has no attributes of its own

@@ -8,6 +8,7 @@ caller refuses. That the router then really does what was found is checked by `g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette._utils import get_route_path  # private, and what every router's own match loop uses
@@ -28,8 +29,8 @@ _TRANSPARENT = ("starlette.middleware.", "fastapi.middleware.", "audit_middlewar
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE", "CONNECT"})
 
 
-def find(router: Router, scope: Scope) -> Found:
-    """What ``router`` will do with this request.
+def find(router: Router, scope: Scope, routes: Sequence[BaseRoute] | None = None) -> Found:
+    """What ``router`` will do with this request. ``routes``: those of its routes that could match; default: all.
 
     Never changes ``scope``. Errors that a route's own ``matches()`` raises pass through: the router would raise them
     too, before any handler.
@@ -42,7 +43,7 @@ def find(router: Router, scope: Scope) -> Found:
     try:
         if has_own_loop(router):
             raise ResolutionError(f"{type(router).__name__} has a match loop of its own")
-        return _select(router, probe, prefix, method)
+        return _select(router, router.routes if routes is None else routes, probe, prefix, method)
     except ResolutionError as problem:
         return Found("unknown", method=method, detail=str(problem))
 
@@ -52,9 +53,16 @@ def has_own_loop(router: Router) -> bool:
     return type(router).app is not Router.app and not fastapi.is_own_loop(router)
 
 
-def _select(router: Router, probe: Scope, prefix: str, method: str) -> Found:
+def _select(router: Router, routes: Sequence[BaseRoute], probe: Scope, prefix: str, method: str) -> Found:
     partial: tuple[BaseRoute, Scope] | None = None
-    for route in router.routes:
+    for route in routes:
+        if fastapi.answers_for_itself(route):  # its `matches()` would select, and throw away what it selected
+            chosen = fastapi.selected_by(route, probe)
+            if chosen is not None and chosen.full:
+                return _included(chosen, prefix, method)
+            if chosen is not None and partial is None:
+                partial = (route, {})
+            continue
         match, child = route.matches(probe)
         if match is Match.FULL:
             return _found(route, child, probe, prefix, method, partial=False)
@@ -62,7 +70,7 @@ def _select(router: Router, probe: Scope, prefix: str, method: str) -> Found:
             partial = (route, child)
     if partial is not None:
         return _found(*partial, probe, prefix, method, partial=True)
-    if _redirects(router, probe):
+    if _redirects(router, routes, probe):
         return Found("redirect", method=method)
     low = fastapi.low_priority(router, probe)
     if low is not None:
@@ -83,13 +91,13 @@ def default_template(prefix: str) -> str:
     return prefix + "/{path}" if prefix else "default"
 
 
-def _redirects(router: Router, probe: Scope) -> bool:
+def _redirects(router: Router, routes: Sequence[BaseRoute], probe: Scope) -> bool:
     path = get_route_path(probe)
     if probe["type"] != "http" or not router.redirect_slashes or path == "/":
         return False
     other = dict(probe)
     other["path"] = other["path"].rstrip("/") if path.endswith("/") else other["path"] + "/"
-    return any(route.matches(other)[0] is not Match.NONE for route in router.routes)
+    return any(route.matches(other)[0] is not Match.NONE for route in routes)
 
 
 def _found(route: BaseRoute, child: Scope, probe: Scope, prefix: str, method: str, *, partial: bool) -> Found:
@@ -97,9 +105,12 @@ def _found(route: BaseRoute, child: Scope, probe: Scope, prefix: str, method: st
         chosen = fastapi.select_included(route, child, probe)
         if chosen is None:  # the included router's own default answers
             return Found("default", default_template(prefix), method=method)
-        leaf, view, child, full = chosen
-        return _leaf(leaf, view, child, prefix, method, partial=not full)
+        return _included(chosen, prefix, method)
     return _leaf(route, route, child, prefix, method, partial=partial)
+
+
+def _included(chosen: fastapi.Chosen, prefix: str, method: str) -> Found:
+    return _leaf(chosen.route, chosen.view, chosen.child, prefix, method, partial=not chosen.full)
 
 
 def _leaf(route: BaseRoute, view: Any, child: Scope, prefix: str, method: str, *, partial: bool) -> Found:

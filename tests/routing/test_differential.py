@@ -45,10 +45,13 @@ def run(folder: Path, seed: int, *, allow_all: bool) -> tuple[Log, list[tuple[An
 
 
 async def drive(folder: Path, seed: int, *, allow_all: bool) -> tuple[Log, list[tuple[Any, ...]]]:
+    narrow = seed % 4 != 0  # on, as it is by default, and off
     bare, guarded = App(seed, folder), App(seed, folder)
     log = make_log(folder)
     policy = write_policy(folder, policy_text(bare.endpoints, allow_all=allow_all))
-    guarded.app.add_middleware(AuditMiddleware, policy=policy, log=str(log.path), service="fuzz", inventory="warn")
+    guarded.app.add_middleware(
+        AuditMiddleware, policy=policy, log=str(log.path), service="fuzz", inventory="warn", narrow=narrow
+    )
     rows = []
     async with Running(bare.app), Running(guarded.app) as running:
         assert running.failed is None, running.failed

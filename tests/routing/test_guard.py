@@ -842,11 +842,13 @@ def test_found_kinds() -> None:
 class Gate:
     """Says yes or no to what was selected, and remembers."""
 
+    replay: Any = None
+
     def __init__(self, answer: bool = False) -> None:
         self.answer = answer
         self.asked: list[Any] = []
 
-    async def admit(self, scope: Any, found: Found) -> None:
+    async def admit(self, scope: Any, receive: Any, found: Found) -> None:
         return None
 
     def selected(self, found: Found, endpoint: Any) -> bool:

@@ -362,7 +362,7 @@ def test_a_frontend_needs_an_entry(tmp_path: Path) -> None:
     if not hasattr(app, "frontend"):
         pytest.skip("this FastAPI has no frontends")
     app.frontend("/app", directory=tmp_path)
-    assert "GET /app/{path} (frontend): has no action" in problems(app)
+    assert "GET /app/{path} (frontend): is opaque" in problems(app)
     assert problems(app, ACTIONS + "routes: [{match: 'GET /app/{path}', action: doc.read}]\n") == ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,6 +26,9 @@ actions:
   doc.delete: {allow: [admin]}
   doc.relay: {allow: [reader]}
   feed.watch: {allow: [reader]}
+  held.plain: {allow: [reader], limit: {concurrent: 2, per: action}}
+  held.feed: {allow: [reader], limit: {concurrent: 1}}
+  often.read: {allow: [reader], limit: {rate: 30/day, per: action}}
 routes:
   - {match: 'GET /health', exempt: 'liveness probe, touches no data'}
   - {match: 'POST /go/{key}', exempt: 'lets a waiting stream go on'}
@@ -140,6 +144,49 @@ async def relay() -> Response:
     async with correlate_client(httpx.AsyncClient()) as client:
         answer = await client.get(os.environ["DOWNSTREAM"], headers={"x-user": "relay:reader"})
     return PlainTextResponse(answer.text, answer.status_code)
+
+
+@app.get("/held/{key}")
+@action("held.plain")
+async def held(key: str) -> int:
+    """Says in a file that it runs, and goes on when there is a second one; whichever worker it is."""
+    folder = Path(os.environ["HELD"])
+    (folder / f"{key}.runs").touch()
+    while not (folder / f"{key}.go").exists():  # noqa: ASYNC110  # the test is another process
+        await asyncio.sleep(0.01)
+    if key.startswith("broken"):
+        raise RuntimeError("broken")
+    return os.getpid()
+
+
+@app.get("/held-stream/{key}")
+@action("held.plain")
+async def held_stream(key: str) -> StreamingResponse:
+    """The same while its response is on its way."""
+    folder = Path(os.environ["HELD"])
+
+    async def parts() -> AsyncIterator[bytes]:
+        (folder / f"{key}.runs").touch()
+        while not (folder / f"{key}.go").exists():
+            yield b"x" * 1000
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(parts())
+
+
+@app.websocket("/held-feed")
+@action("held.feed")
+async def held_feed(websocket: WebSocket) -> None:
+    """While it is open."""
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+@app.get("/often")
+@action("often.read")
+async def often() -> None:
+    """Not too often."""
 
 
 @app.websocket("/feed")

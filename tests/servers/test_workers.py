@@ -166,7 +166,9 @@ def test_a_server_without_lifespan(tmp_path: Path) -> None:
         server.stop()
     assert answer.headers["audit-id"] in {record["action_id"] for record in check_log(server.log)}
     controls = [record["action"] for record in server.log.records() if record["kind"] == "control"]
-    assert controls == ["audit.started", "audit.policy_loaded", "audit.routes_listed", "audit.stopped"]
+    assert controls == [
+        *("audit.started", "audit.policy_archived", "audit.policy_loaded", "audit.routes_listed", "audit.stopped")
+    ]
 
 
 def test_a_server_without_lifespan_that_cannot_start(tmp_path: Path) -> None:
