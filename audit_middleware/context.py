@@ -35,6 +35,7 @@ MAX_ORIGINAL, MAX_REASON, MAX_NOTE = 256, 2048, 8192  # bytes of UTF-8, bytes of
 
 _MAX_INT = 2**53 - 1
 _MAX_DEPTH, _MAX_ITEMS, _MAX_KEY = 16, 1000, 128
+_FEW = 8  # members of a mapping that is looked at before it is copied
 _MARK = 40  # bytes of JSON kept free in each container for the mark that says it was cut
 _ROOM = 44  # bytes of JSON that the largest indivisible value, an empty container, can take
 
@@ -258,7 +259,23 @@ def plain(value: object, *, limit: int = MAX_NOTE) -> Json:
     without zone. bytes: ``sha256`` and ``size``. Sets: a list ordered by JSON text. Member names: others than text as
     their JSON, non-ASCII as Python's ``\\xe9`` and ``\\u2026``, at most 128; the second of one name gets a ``~``.
     """
+    if type(value) is dict and len(value) <= _FEW:
+        items = list(value.items())
+        if _is_plain(items, limit):
+            return dict(items)
     return _Copy(limit).of(value, ())
+
+
+def _is_plain(items: Sequence[tuple[object, object]], limit: int) -> bool:
+    """Is this mapping its own copy: a few short ASCII texts by name, as path parameters are?"""
+    size = 2
+    for name, text in items:
+        if type(name) is not str or type(text) is not str or len(name) > _MAX_KEY:
+            return False
+        if not (name.isascii() and text.isascii()):
+            return False
+        size += 6 * (len(name) + len(text)) + 6  # as if each character were escaped
+    return size + _MARK + _ROOM <= limit
 
 
 @dataclass(slots=True)

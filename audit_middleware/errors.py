@@ -11,19 +11,27 @@
     │   ├── ConditionError        a condition met a missing attribute or a wrong type
     │   ├── ResolutionError       the router's choice could not be determined
     │   ├── IdentityError         a credential was offered and does not verify
-    │   └── IdentityUnavailable   the identity provider could not be asked
+    │   ├── IdentityUnavailable   the identity provider could not be asked
+    │   ├── AttributesError       a resource's properties or the body that a rule reads could not be had
+    │   └── LimitUnavailable      what counts a limit could not be asked
     ├── RouteMismatch             the router selected another endpoint than the one decided on
     ├── RecordError               a record breaks the schema, the canonical form or the size limit
     ├── FormatError               bytes that are not the format they should be
     │   ├── NoteError             signed note, verifier key or signer key
-    │   └── ProofError            an inclusion or consistency proof that does not hold
+    │   ├── ProofError            an inclusion or consistency proof that does not hold
+    │   ├── TimestampError        a time stamp that does not hold for what it is said to stamp
+    │   └── AuthzenError          an access evaluation request of the wrong shape
+    ├── AnchorUnavailable         a witness or time stamp authority gave no answer that can be used
+    ├── FollowerError             a follower's configuration, cursor or destination is not as it must be
     └── StoreError                the log cannot be read or written
         ├── LogNotFound           no log there; it is made by `init`, never by a typo
         ├── LogExists             `init` on a log that exists
+        ├── EntriesPruned         entries whose retention ended are gone; a record of the log says so
         ├── LogDamaged            bytes below the head are not what was committed
         ├── LogForked             two histories under one origin
         ├── LogBusy               the lock or the queue did not free up in time
         └── LogUnavailable        the writer is poisoned or the disk refuses: guarded actions get 503
+            └── LogSpooled        the record is durable, but in the spool: no signature covers it yet
 
 Messages say what is wrong, where, and what to do. None carries a secret or a request's content.
 """
@@ -71,6 +79,14 @@ class IdentityUnavailable(DecisionError):
     """The identity provider could not be asked: the request is refused (503)."""
 
 
+class AttributesError(DecisionError):
+    """A resource's properties, or the body that a rule reads, could not be had; the message holds no value of them."""
+
+
+class LimitUnavailable(DecisionError):
+    """What counts a limit could not be asked; the policy's ``on_limit_error`` decides."""
+
+
 class RouteMismatch(AuditError):
     """The router selected another endpoint than the one the decision was about."""
 
@@ -91,6 +107,22 @@ class ProofError(FormatError):
     """An inclusion or consistency proof is malformed or does not hold."""
 
 
+class TimestampError(FormatError):
+    """A time stamp is malformed, over other bytes, or not by an authority that is trusted."""
+
+
+class AuthzenError(FormatError):
+    """An AuthZEN access evaluation request does not have the shape of one; the message names the member."""
+
+
+class AnchorUnavailable(AuditError):
+    """A witness or a time stamp authority could not be reached, or gave no answer that can be used."""
+
+
+class FollowerError(AuditError):
+    """A follower's configuration, cursor or destination is not as it must be; the log itself is not concerned."""
+
+
 class StoreError(AuditError):
     """The log cannot be read or written."""
 
@@ -101,6 +133,10 @@ class LogNotFound(StoreError):
 
 class LogExists(StoreError):
     """``init`` was called on a place that already holds a log."""
+
+
+class EntriesPruned(StoreError):
+    """What was asked for lies below the log's base: it was removed, which a record of the log says."""
 
 
 class LogDamaged(StoreError):
@@ -117,3 +153,7 @@ class LogBusy(StoreError):
 
 class LogUnavailable(StoreError):
     """The log cannot take records now (poisoned writer, full disk); guarded actions are refused."""
+
+
+class LogSpooled(LogUnavailable):
+    """The record is on disk in the spool and will be sent to the log; no signature covers it yet."""

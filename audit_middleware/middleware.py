@@ -5,7 +5,7 @@
     AuditMiddleware.__call__        arrival: ids, time, correlation, address
       observe                       runs the application; sees status, bytes, time, error
         Admission.admit             called by the guard in front of each router
-          resolve -> identify -> decide
+          resolve -> identify -> load -> decide -> limit
         Admission.selected          the router selected what was admitted, or the request is refused
       record, append                in the writer's thread, after the last byte
 
@@ -18,15 +18,22 @@ from dataclasses import replace
 from typing import Any
 
 from .context import RUNNING
+from .errors import AttributesError
 from .frameworks.guard import GATE, arm, refuse_directly
-from .model import Found, Refusal
+from .model import Action, Found, Refusal
+from .pipeline.answer import refusal
 from .pipeline.arrive import arrive, response_headers
-from .pipeline.decide import context_of, decide, mismatch, refusal
+from .pipeline.body import Replay, parse
+from .pipeline.decide import announced, context_of, decide, mismatch, without_log
 from .pipeline.facts import UNFINISHED, Facts
 from .pipeline.identify import identify
+from .pipeline.inputs import take
+from .pipeline.limit import enter
+from .pipeline.load import load_properties, unknown
 from .pipeline.observe import begin_capture, observe
 from .pipeline.resolve import describe, resolve
-from .protocols import ASGIApp, Identifier, Receive, Scope, Send
+from .policy.evaluate import Needs
+from .protocols import ASGIApp, Identifier, Message, Receive, Scope, Send
 from .wiring import Parts, Starter
 
 OPAQUE_APP = Found("opaque", "/{path}", detail="no router found behind the middleware")
@@ -53,7 +60,12 @@ class AuditMiddleware:
         self, app: ASGIApp, /, *, identify: Identifier | None = None, predicates: Any = None, **settings: Any
     ) -> None:
         self.app = app
+        self.given: dict[str, Any] = {"identify": identify, "predicates": predicates, **settings}  # for `testing`
         self._starter = Starter(app, identify, predicates or {}, settings)
+
+    def stop(self) -> None:
+        """Writes what is queued and a last record, as the end of the lifespan does; safe to call twice."""
+        self._starter.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -74,7 +86,7 @@ class AuditMiddleware:
                 app, scope = self.app, arm(scope, admission)
             else:
                 app = admission.whole_app(self.app)
-            await observe(app, scope, receive, send, facts, response_headers(facts), parts.finish)
+            await observe(app, scope, receive, send, facts, response_headers(facts), parts)
         finally:
             RUNNING.reset(running)
 
@@ -82,31 +94,65 @@ class AuditMiddleware:
 class Admission:
     """The gate of one request: resolve, identify, decide (`audit_middleware.protocols.Gate`)."""
 
-    __slots__ = ("facts", "parts")
+    __slots__ = ("ahead", "facts", "parts", "replay")
 
     def __init__(self, parts: Parts, facts: Facts) -> None:
         self.parts = parts
         self.facts = facts
+        self.replay: Receive | None = None
+        self.ahead: list[Message] = []  # what `replay` has read
 
-    async def admit(self, scope: Scope, found: Found) -> Refusal | None:
+    async def admit(self, scope: Scope, receive: Receive, found: Found) -> Refusal | None:
         """Decides over what a router found; ``None`` admits."""
         parts, facts, policy = self.parts, self.facts, self.parts.policy
-        facts.decision = UNFINISHED  # stands if anything below raises
+        facts.decision, facts.inputs = UNFINISHED, None  # stands if anything below raises
         resolved = resolve(found, policy, parts.today())
         describe(facts, found, resolved)
         facts.subject, problem = await identify(parts.identify, scope)
         facts.notes.subject = facts.subject
         if problem is not None:
             facts.flag(problem)
-        available = resolved.cause in ("exempt", "no_route") or await parts.log_available()
+        context, failed, rule = context_of(facts), None, resolved.rule
+        if rule is not None and rule.needing:
+            try:
+                await self._gather(scope, receive, rule.needs(facts.subject), resolved.action, context)
+            except AttributesError as unknown_attribute:
+                failed = str(unknown_attribute)
+        available = resolved.cause in ("exempt", "no_route") or await parts.log_available(facts)
         facts.decision = decide(
-            policy, resolved, facts.subject, problem, facts.resource, context_of(facts), log_available=available
-        )
+            policy, resolved, facts.subject, problem, facts.resource, context,
+            headers=facts.scope["headers"], failed=failed, log_available=available,
+        )  # fmt: skip
+        if rule is not None and (rule.reading or rule.required):
+            facts.inputs = take(rule, facts.subject, facts.resource, context, facts.scope["headers"])
+        if rule is not None and rule.limit is not None and facts.decision.effect == "allow":
+            facts.decision = await enter(parts.limits, policy.name, rule, facts)
         facts.verified = found.endpoint is None
-        refused = refusal(facts.decision, facts.subject, parts.settings.challenge)
+        if announced(facts, resolved) and not await parts.announce(facts):
+            facts.decision = without_log(facts.decision)
+        refused = refusal(facts.decision, facts.subject, parts.settings.challenge, rule.require if rule else None)
+        facts.sealed = facts.sealed and refused is None
+        if refused is not None and self.replay is not None:
+            facts.unread, self.replay = self.ahead, None  # a handler of exceptions may read the body, too
         if refused is None:
             begin_capture(facts, parts.settings.max_body)
         return refused
+
+    async def _gather(
+        self, scope: Scope, receive: Receive, needs: Needs, action: Action | None, context: dict[str, Any]
+    ) -> None:
+        """Fetches what the rules about this caller read and the request does not tell; raises `AttributesError`."""
+        facts, settings = self.facts, self.parts.settings
+        patience = settings.decision_timeout / 1000
+        if action is not None and action.loader is not None and unknown(needs, facts.resource):
+            facts.resource = await load_properties(action.loader, facts.resource, scope, patience)
+        if needs.body and facts.protocol == "http":
+            begin_capture(facts, settings.max_body)
+            self.replay = replay = Replay(receive)
+            self.ahead = replay.ahead
+            body = await replay.read(settings.max_decision_body, patience)
+            kinds = [value.decode("latin-1") for name, value in facts.scope["headers"] if name == b"content-type"]
+            context["body"] = parse(body, kinds)
 
     def selected(self, found: Found, endpoint: Any) -> bool:
         """Compares what the router selected with what was admitted; a difference is refused and recorded."""
@@ -126,10 +172,10 @@ class Admission:
         """An application without any router we can see is one opaque route."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            refused = await self.admit(scope, OPAQUE_APP)
+            refused = await self.admit(scope, receive, OPAQUE_APP)
             if refused is not None:
                 await refuse_directly(scope, receive, send, refused)
             else:
-                await app(scope, receive, send)
+                await app(scope, self.replay or receive, send)
 
         return guarded

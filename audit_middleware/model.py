@@ -3,14 +3,14 @@
 Two families:
 
 * dataclasses for what is computed on the way of a request (`Subject`, `Resource`, `Action`, `Decision`) and for the
-  log (`Head`, `Sealed`, `Frame`, `Receipt`);
+  log (`Head`, `Frame`, `Receipt`);
 * pydantic models for the record as its reader sees it (`Record` and its parts). The hot path builds the same shape as
   plain dictionaries; a test holds both together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -70,13 +70,15 @@ def _empty() -> Mapping[str, Any]:
 class Action:
     """What a route does, in the business's words: made by ``@action``, OpenAPI extra or the policy's ``routes:``.
 
-    ``resource`` is a template over path parameters, ``type/{parameter}``: ``invoice/{invoice_id}``.
+    ``resource`` is a template over path parameters, ``type/{parameter}``: ``invoice/{invoice_id}``. ``loader`` fetches
+    further properties of the resource where a rule reads them.
     """
 
     name: str
     resource: str | None = None
     event: str | None = None
     severity: Severity | None = None
+    loader: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,10 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Allow or deny, and why. ``effect`` is the policy's answer; ``enforced`` says whether it was carried out."""
+    """Allow or deny, and why. ``effect`` is the policy's answer; ``refused`` says whether it was carried out.
+
+    ``missing`` names the requirements that were not met; ``retry_after`` is in seconds, for a limit.
+    """
 
     effect: Effect
     cause: Cause
@@ -129,6 +134,8 @@ class Decision:
     policy_digest: str | None = None
     mode: Mode = "enforce"
     detail: str | None = None
+    missing: tuple[str, ...] = ()
+    retry_after: int | None = None
 
     @property
     def refused(self) -> bool:
@@ -170,11 +177,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that must not reach its handler, as the client sees it. Says nothing about the policy."""
+    """A request that must not reach its handler, as the client sees it. Says nothing about the policy.
+
+    With a ``problem`` (RFC 9457) that document is the body, whatever the application makes of its own errors.
+    """
 
     status: int
     detail: str
     headers: Mapping[str, str] = field(default_factory=_empty)
+    problem: Mapping[str, Any] | None = None
 
 
 # --- the log -----------------------------------------------------------------------------------------------------
@@ -182,11 +193,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """State of a log that suffices to append: tree size and one 32-byte peak per set bit of the size, largest first."""
+    """State of a log that suffices to append: tree size and one 32-byte peak per set bit of the size, largest first.
+
+    ``sums`` says something of the commit that led here: the first 4 bytes of each of its entries' leaf hashes. They
+    help to name an entry that was changed later; nothing is proved by them, and a store may leave them out.
+    """
 
     size: int = 0
     peaks: tuple[bytes, ...] = ()
     checkpoint: bytes = b""
+    sums: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +285,18 @@ class ImpactPart(_Part):
     count: int | None
 
 
+class InputsPart(_Part):
+    """What the rules read, as far as the record does not say it elsewhere.
+
+    In ``values``, ``{"number": text}`` is a number with a fraction or of many digits, ``{"time": text}`` a moment, and
+    ``{"type": name}`` something that is no single value.
+    """
+
+    values: dict[str, Json]
+    missing: list[Text]
+    withheld: dict[str, Text]
+
+
 class DecisionPart(_Part):
     """Why the request was allowed or denied."""
 
@@ -279,6 +307,7 @@ class DecisionPart(_Part):
     policy_digest: Text | None
     mode: Mode
     detail: Text | None
+    inputs: InputsPart | None
 
 
 class BodyPart(_Part):
@@ -329,6 +358,7 @@ class TracePart(_Part):
 class Record(_Part):
     """One immutable audit entry, schema version 1. Every field is always present; unknown is ``null``.
 
+    An intent has no ``outcome`` yet.
     Times are RFC 3339 UTC with microseconds; ``duration_us`` is in microseconds; sizes are in bytes.
     ``sequence`` counts the records of one process (``service.instance``) from 0, so that a missing one shows.
     """
@@ -355,7 +385,7 @@ class Record(_Part):
     reason: Text | None
     impact: ImpactPart | None
     decision: DecisionPart
-    outcome: Outcome
+    outcome: Outcome | None
     request: RequestPart
     response: ResponsePart
     trace: TracePart

@@ -1,7 +1,7 @@
 """The seams: what a driver must promise to take part. Each says atomicity, durability, concurrency and retry.
 
-No driver inherits from these; structural typing is enough, and `tests/` runs one conformance suite over all drivers of
-a seam.
+No driver inherits from these; structural typing is enough, and one conformance suite runs over all drivers of a seam:
+for a log store it is public, `testing.stores`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Sealer = Callable[[Head, Sequence[bytes]], Head]
-"""Given the head a batch follows and the batch's entries, returns the head after it with its signed checkpoint.
+"""Given the head a batch follows and the batch's entries, returns the head after it, with checkpoint and sums.
 
 Pure but for the signature. A store calls it while it holds the log's lock, exactly once per attempt; what it returns
 may leave the process only after the store made the batch durable.
@@ -65,8 +65,16 @@ class LogStore(Protocol):
         """The newest committed head. Cheap: does not read entries."""
         ...
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """The commits that overlap ``[start, stop)``, whole and in order; streams, memory does not grow."""
+    @property
+    def base(self) -> Head:
+        """The head below which entries were pruned; ``Head()`` if none were. It only grows."""
+        ...
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
+        """The commits that overlap ``[start, stop)``, whole and in order; streams, memory does not grow.
+
+        Default: from the base to the head. Raises `EntriesPruned` for a ``start`` below the base.
+        """
         ...
 
     def close(self) -> None:
@@ -99,10 +107,45 @@ class Gate(Protocol):
     router may run exactly what was found; the guard holds it to that.
     """
 
-    async def admit(self, scope: Scope, found: Found) -> Refusal | None:
+    replay: Receive | None
+    """Set by an `admit` that read the body: what the router must receive from instead. Taken by the guard."""
+
+    async def admit(self, scope: Scope, receive: Receive, found: Found) -> Refusal | None:
         """Decides over what this router found; ``None`` admits."""
         ...
 
     def selected(self, found: Found, endpoint: Any) -> bool:
         """The router selected this endpoint: ``False`` when it is not the one found, and the guard must refuse."""
+        ...
+
+
+class LimitStore(Protocol):
+    """What counts limits: requests in a window of time, and places that are taken while a request runs.
+
+    *Atomicity*: each call is one step; two callers never both get the last place or the last request of a window.
+    *Concurrency*: safe from any task and event loop of a process; whether other processes count together is the
+    driver's to say. *Durability*: none; what is lost begins anew. *Retry*: never by the caller. *Time*: no driver
+    relies on the wall clock of the process.
+    """
+
+    async def hit(self, key: str, count: int, seconds: int) -> float:
+        """Counts one request against ``count`` in any ``seconds``; 0, or in how many seconds one may be counted.
+
+        Raises `LimitUnavailable`; then it is not known whether the request was counted.
+        """
+        ...
+
+    async def take(self, key: str, lease: str, places: int) -> bool:
+        """Takes one of ``places`` under the name ``lease``; ``False`` when all are taken.
+
+        Raises `LimitUnavailable`; then, as after a cancellation, the place may be taken: `give_back` it.
+        """
+        ...
+
+    def give_back(self, key: str, lease: str) -> None:
+        """Frees a place; never raises, never waits, and does nothing for a lease that holds none."""
+        ...
+
+    async def close(self) -> None:
+        """Releases connections."""
         ...

@@ -17,11 +17,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from .errors import ConfigError
 
 PREFIX = "AUDIT_"
-_FOREIGN = ("AUDIT_TEST_",)  # read by the test suite, not by a service
+_FOREIGN = ("AUDIT_TEST_", "AUDIT_READER", "AUDIT_RECORD_READS")  # read by the test suite and by the command
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Sizes are bytes, times milliseconds."""
+    """Everything that can be set. Sizes are bytes, times milliseconds where they do not say seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -46,17 +46,74 @@ class Settings(BaseSettings):
         "Bearer", pattern=r"\A[\x21-\x7e][\x20-\x7e]*\z", description="The `WWW-Authenticate` value of a 401."
     )
     max_body: int = Field(16_384, ge=0, le=32_768, description="Bytes of a body kept where the policy records it.")
+    spool: Path | None = Field(
+        None,
+        description="Where records wait while the log takes none; default: the log's path with `.spool` added. "
+        "Another disk survives a full one.",
+    )
+    max_decision_body: int = Field(
+        65_536, ge=1_024, le=1_048_576, description="Bytes of a JSON body that a rule may read; a larger one is denied."
+    )
+    decision_timeout: int = Field(
+        2_000, ge=10, le=60_000, description="How long a decision waits for a loader, or for a body that a rule reads."
+    )
+    limit_store: SecretStr = Field(
+        SecretStr("memory://"),
+        description="Where limits are counted: `memory://` (each process by itself), or the URL of a Redis or Valkey.",
+    )
+    limit_timeout: int = Field(
+        250, ge=10, le=10_000, description="How long a request waits for the limit store before it counts as away."
+    )
+    limit_lease: int = Field(
+        15_000, ge=1_000, le=600_000, description="How long the places of a worker that died stay taken in the store."
+    )
     linger: int = Field(20, ge=0, le=50, description="How long a finished request's record may wait for company.")
     queue: int = Field(4_096, ge=64, le=1_000_000, description="Records that may wait for the log.")
-    patience: int = Field(1_000, ge=0, le=60_000, description="How long a request waits for a full queue.")
+    patience: int = Field(1_000, ge=0, le=60_000, description="How long a request waits for the log.")
+    narrow: bool = Field(True, description="Let routers look at those routes only that could match; see routing.")
+    reload: int | None = Field(
+        2_000,
+        ge=0,
+        description="How often the policy file is looked at for changes; 0: only at SIGHUP; none: never.",
+    )
     inventory: Literal["enforce", "warn"] = Field(
         "enforce", description="Whether routes and policy that do not fit stop the start."
     )
+    heartbeat: int = Field(
+        60, ge=0, le=86_400, description="Seconds of silence after which a heartbeat is recorded; 0: none."
+    )
+    min_free: int = Field(
+        512 * 2**20, ge=0, le=2**50, description="Warn when the log's file system has less room than this; 0: never."
+    )
+    published: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders where the log is published: a start that finds more there than in the log is refused."
+    )
+    trust: Path | None = Field(None, description="A trust file (tlog-policy) whose witnesses are asked at the start.")
+    publish_to: Path | None = Field(None, description="Keep the log published in this folder while the service runs.")
+    cosign_interval: int = Field(
+        10_000, ge=0, le=86_400_000, description="Time between two rounds to the witnesses of `trust`; 0: none."
+    )
+    followers: Path | None = Field(
+        None, description="A configuration of followers that one of the service's processes runs; see followers."
+    )
+    publish_interval: int = Field(1_000, ge=10, le=86_400_000, description="Time between two looks of the publisher.")
 
-    @field_validator("trusted_proxies", "subject_properties", mode="before")
+    @field_validator("trusted_proxies", "subject_properties", "published", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def shown(self) -> dict[str, Any]:
+        """Every setting as JSON without floats; of a secret only whether it is set."""
+        secret = {name for name in type(self).model_fields if isinstance(getattr(self, name), SecretStr)}
+        dumped = self.model_dump(mode="json", exclude=secret)
+        values = {name: str(value) if isinstance(value, float) else value for name, value in dumped.items()}
+        return values | dict.fromkeys(secret, "set")
+
+    @property
+    def spool_path(self) -> Path:
+        """Where the spool is."""
+        return self.spool or Path(self.log.rstrip("/") + ".spool")
 
     @property
     def key_path(self) -> Path:

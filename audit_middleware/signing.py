@@ -11,6 +11,7 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .errors import KeyFileError
@@ -49,6 +50,46 @@ class Ed25519Signer:
     def __repr__(self) -> str:
         """Shows the name; never the key."""
         return f"Ed25519Signer({self._name!r})"
+
+
+class MLDSA44Signer:
+    """Cosigns checkpoints with a post-quantum key held in memory (FIPS 204, ML-DSA-44); see `protocols.Signer`.
+
+    Signatures are hedged: the same message gets another signature each time.
+    """
+
+    __slots__ = ("_key", "_name", "_public_key")
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        """A signer from a 32-byte seed. Raises `KeyFileError` for another length, or without ML-DSA here."""
+        if len(seed) != SEED_SIZE:
+            raise KeyFileError(f"signer key {name}: the seed has {len(seed)} bytes, not {SEED_SIZE}")
+        try:
+            from cryptography.hazmat.primitives.asymmetric import mldsa
+
+            self._key = mldsa.MLDSA44PrivateKey.from_seed_bytes(seed)
+        except (ImportError, UnsupportedAlgorithm) as error:
+            raise KeyFileError(f"signer key {name}: ML-DSA-44 needs cryptography>=48 and an OpenSSL with it") from error
+        self._name = name
+        self._public_key = self._key.public_key().public_bytes_raw()
+
+    @property
+    def name(self) -> str:
+        """The key's name."""
+        return self._name
+
+    @property
+    def public_key(self) -> bytes:
+        """1,312 bytes."""
+        return self._public_key
+
+    def sign(self, message: bytes) -> bytes:
+        """Returns 2,420 bytes of signature over exactly these bytes. Safe to call from any thread."""
+        return self._key.sign(message)
+
+    def __repr__(self) -> str:
+        """Shows the name; never the key."""
+        return f"MLDSA44Signer({self._name!r})"
 
 
 def read_key_file(path: Path | str) -> str:

@@ -1,22 +1,26 @@
 """Step 3: allow or deny, before the handler runs. Pure: the same inputs give the same decision.
 
-Order: what has no action needs no rule; who cannot be known is denied; then the policy; and what the log cannot take is
-refused last, so that an outage of the log never hides what the policy says.
+Order: what has no action needs no rule; who cannot be known is denied, and so is what a rule reads and cannot be had;
+then the policy's rules; then its requirements, so that only those who may act learn what is missing; and what the log
+cannot take is refused last, so that an outage of the log never hides what the policy says. Limits are counted after
+that (`limit`): what is refused here uses none of them up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..model import Decision, Refusal, Resource, Subject
+from ..model import Decision, Resource, Subject
 from ..policy.evaluate import Policy
+from ..policy.requirements import about, demanded
 from .facts import Facts, Problem, Resolved
+from .offered import Headers, confirms, reason_of
 
-_UNAVAILABLE = Refusal(503, "Service Unavailable", {"retry-after": "5"})
-_FORBIDDEN = Refusal(403, "Forbidden")
+_NO_HEADERS: Headers = ()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decide(
@@ -27,13 +31,34 @@ def decide(
     resource: Resource,
     context: Mapping[str, Any],
     *,
+    headers: Headers = _NO_HEADERS,
+    failed: str | None = None,
     log_available: bool = True,
 ) -> Decision:
-    """The decision over one request under one policy."""
-    decision = _by_policy(policy, resolved, subject, problem, resource, context)
+    """The decision over one request under one policy.
+
+    ``headers`` are what the caller may meet requirements with; ``failed`` says why something that a rule reads could
+    not be had.
+    """
+    decision = _by_policy(policy, resolved, subject, problem, failed, resource, context)
+    rule = resolved.rule
+    if rule is not None and rule.require is not None and decision.effect == "allow":
+        decision = demanded(
+            decision,
+            rule.require,
+            subject,
+            reason=reason_of(headers),
+            confirmed=confirms(headers, about(rule.name, resource)),
+            now=context["time"].timestamp(),
+        )
     if decision.effect == "allow" and decision.cause != "exempt" and not log_available:
-        return replace(decision, effect="deny", cause="log_unavailable", rule=None)
+        return without_log(decision)
     return decision
+
+
+def without_log(decision: Decision) -> Decision:
+    """The decision where the log cannot take the record that must be there."""
+    return replace(decision, effect="deny", cause="log_unavailable", rule=None)
 
 
 def _by_policy(
@@ -41,6 +66,7 @@ def _by_policy(
     resolved: Resolved,
     subject: Subject,
     problem: Problem | None,
+    failed: str | None,
     resource: Resource,
     context: Mapping[str, Any],
 ) -> Decision:
@@ -52,17 +78,26 @@ def _by_policy(
     if cause is not None:
         return Decision("deny", cause, policy_digest=policy.digest, mode=policy.mode, detail=resolved.detail)
     assert resolved.action is not None
-    if problem in ("identity_unavailable", "identity_error"):
+    unknown = problem if problem in ("identity_unavailable", "identity_error") else failed
+    if unknown is not None:
         mode = resolved.rule.mode if resolved.rule else policy.mode
-        return Decision("deny", "error", policy_digest=policy.digest, mode=mode, detail=problem)
+        return Decision("deny", "error", policy_digest=policy.digest, mode=mode, detail=unknown)
     return policy.evaluate(resolved.action.name, subject, resource, context)
+
+
+def announced(facts: Facts, resolved: Resolved) -> bool:
+    """Must an intent record be durable before this request runs (``guarantee: before``)? Once, however many routers it
+    passes; but once more where the first is not durable, or a middleware has led the request somewhere else."""
+    rule = resolved.rule
+    before = rule is not None and rule.guarantee == "before"
+    return before and facts.announced != facts.aim and not facts.decision.refused
 
 
 def context_of(facts: Facts) -> dict[str, Any]:
     """AuthZEN ``context``: what conditions may ask of the request itself. Nothing in it is URL text."""
     return {
         "ip": facts.initiator_ip,
-        "time": datetime.fromtimestamp(facts.arrived_ns / 1e9, UTC),
+        "time": _EPOCH + timedelta(microseconds=facts.arrived_ns // 1000),  # exactly what the record will say
         "method": facts.method,
         "route": facts.found.template if facts.found else None,
         "protocol": facts.protocol,
@@ -73,18 +108,3 @@ def mismatch(decision: Decision) -> Decision:
     """The decision once the router selected something else than what was decided on."""
     detail = "the router selected another endpoint than the one the decision was about"
     return replace(decision, effect="deny", cause="route_mismatch", rule=None, detail=detail)
-
-
-def refusal(decision: Decision, subject: Subject, challenge: str) -> Refusal | None:
-    """What the client is told: 401 when nobody is authenticated and that might help, 503 when the log or the identity
-    provider is down, else 403. Nothing about the policy.
-
-    ``challenge`` is the ``WWW-Authenticate`` value that RFC 9110 (11.6.1) wants with every 401.
-    """
-    if not decision.refused:
-        return None
-    if decision.cause == "log_unavailable" or decision.detail == "identity_unavailable":
-        return _UNAVAILABLE
-    if subject.anonymous and decision.cause in ("rule", "default", "requirement"):
-        return Refusal(401, "Not authenticated", {"www-authenticate": challenge})
-    return _FORBIDDEN

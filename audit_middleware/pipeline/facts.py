@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ..context import Notes
 from ..model import NOBODY, Action, Cause, Decision, Found, Level, Resource, Severity, Subject
 from ..policy.evaluate import CompiledAction
+from ..protocols import LimitStore, Message
 
 NOT_DECIDED = Decision("not_applicable", "no_route")
 UNFINISHED = Decision("deny", "error", detail="the decision was not completed")
@@ -51,6 +52,15 @@ class Capture:
             self.kept += chunk[:room]
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A place among the requests in flight that one limit counts."""
+
+    store: LimitStore
+    key: str
+    name: str
+
+
 @dataclass(slots=True)
 class Facts:
     """One request. Times are nanoseconds; ``arrived_ns`` is wall clock, the other two are monotonic."""
@@ -74,11 +84,19 @@ class Facts:
     resource: Resource = field(default_factory=Resource)
     subject: Subject = NOBODY
     decision: Decision = NOT_DECIDED
+    inputs: Mapping[str, Any] | None = None  # what the decision's rules read
     verified: bool = True  # False between an admission and the router selecting what was admitted
 
     status: int | None = None
     started: bool = False  # the response has begun
     finished: bool = False  # the record has been handed over
+    sealed: bool = False  # the response's last byte waits until the record is durable
+    degrade: bool = False  # without the log, the spool will do
+    intent_id: str | None = None  # of the record that announced this request before it ran
+    announced: tuple[str | None, ...] | None = None  # what a durable intent was about: `aim`, then
+    unread: list[Message] = field(
+        default_factory=list
+    )  # messages that a rule read and nobody else, of a refused request
     aborted: bool = False
     error: str | None = None
     request_size: int = 0
@@ -86,6 +104,22 @@ class Facts:
     request_body: Capture | None = None
     response_body: Capture | None = None
     flags: list[str] = field(default_factory=list)
+    leases: tuple[Lease, ...] = ()
+
+    @property
+    def aim(self) -> tuple[str | None, ...]:
+        """What an intent is about."""
+        return (self.action.name if self.action else None, self.resource.type, self.resource.id)
+
+    def hold(self, lease: Lease) -> None:
+        """Remembers a place to give back."""
+        self.leases = (*self.leases, lease)
+
+    def release(self) -> None:
+        """Gives back every place, each once."""
+        leases, self.leases = self.leases, ()
+        for lease in leases:
+            lease.store.give_back(lease.key, lease.name)
 
     @property
     def outcome(self) -> str:
@@ -102,3 +136,11 @@ class Facts:
         """Notes an anomaly once."""
         if name not in self.flags:
             self.flags.append(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A request that was admitted and has not run yet; ``facts`` is a copy of what was known then."""
+
+    action_id: str
+    facts: Facts

@@ -16,11 +16,40 @@ from ..frameworks.inventory import RouteInfo
 from ..ledger.canonical import encode_trusted
 from ..model import Found, FoundKind, Json
 from ..policy.evaluate import Policy
-from ..policy.routes import template_of
+from ..policy.routes import RouteEntry, template_of
 from .facts import Resolved
 from .resolve import resolve
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+PROBLEMS = {
+    "unannotated": "A route has no action",
+    "exemption-ended": "A route's exemption has ended",
+    "opaque": "What happens behind a mount cannot be seen, and the policy says nothing of it",
+    "unknown-action": "A route names an action that the policy does not have",
+    "contradiction": "The code and the policy say different things of a route",
+    "never-runs": "A route never runs, because an earlier one takes its requests",
+    "no-such-parameter": "A resource template names a parameter that is not in the path",
+    "not-understood": "A route or router cannot be understood",
+    "no-routes": "The application has no routes",
+    "nothing-annotated": "No route of the application has an action",
+    "no-such-route": "An entry of the policy's routes matches no route",
+}
+"""Every way in which routes and policy do not fit together, by the code that reports give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that does not fit. ``route`` or ``line`` (in the policy file) says where; neither: the application."""
+
+    code: str
+    text: str
+    route: RouteInfo | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{_named(self.route)}: {self.text}" if self.route else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +60,7 @@ class Row:
     action: str | None
     rule: str
     problem: str | None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +68,35 @@ class Inventory:
     """All routes under one policy. ``digest`` is SHA-256 over the canonical JSON of the manifest."""
 
     rows: tuple[Row, ...]
-    problems: tuple[str, ...]
+    findings: tuple[Problem, ...]
     digest: str
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The findings as lines of text."""
+        return tuple(map(str, self.findings))
 
     def manifest(self) -> list[Json]:
         """Route, method, action and rule of each row, as plain JSON."""
         return _manifest(self.rows)
 
 
-def examine(routes: Sequence[RouteInfo], policy: Policy, today: date) -> Inventory:
-    """Every route with its action and rule, and every way in which routes and policy do not fit together."""
-    rows = tuple(_row(route, policy, today) for route in routes)
-    problems = [f"{_named(row.route)}: {row.problem}" for row in rows if row.problem]
+def examine(routes: Sequence[RouteInfo], policy: Policy, today: date, *, strict: bool = False) -> Inventory:
+    """Every route with its action and rule, and every way in which routes and policy do not fit together.
+
+    ``strict``: as a gate before deployment, where a route without an action is a problem even under ``default: allow``,
+    and so is an application of which nothing has an action.
+    """
+    rows = tuple(_row(route, policy, today, strict) for route in routes)
+    found = [Problem(row.code or "", row.problem, row.route) for row in rows if row.problem]
     if not routes:
-        problems.append("the application has no routes: is this the right application object?")
-    problems += _unmatched(routes, policy)
+        found.append(Problem("no-routes", "the application has no routes: is this the right application object?"))
+    elif strict and not any(row.action for row in rows):
+        text = f"none of {len(rows)} routes has an action: is this the right application object?"
+        found.append(Problem("nothing-annotated", text))
+    found += _unmatched(routes, policy)
     data = encode_trusted({"policy": policy.digest, "routes": _manifest(rows)})
-    return Inventory(rows, tuple(problems), "sha256:" + hashlib.sha256(data).hexdigest())
+    return Inventory(rows, tuple(found), "sha256:" + hashlib.sha256(data).hexdigest())
 
 
 def _manifest(rows: Sequence[Row]) -> list[Json]:
@@ -64,13 +106,13 @@ def _manifest(rows: Sequence[Row]) -> list[Json]:
     ]
 
 
-def _row(route: RouteInfo, policy: Policy, today: date) -> Row:
+def _row(route: RouteInfo, policy: Policy, today: date, strict: bool) -> Row:
     if route.problem is not None:
-        return Row(route, None, "denied", route.problem)
+        return Row(route, None, "denied", route.problem, "not-understood")
     resolved = _resolved(route, policy, today)
     action = resolved.action.name if resolved.action else None
-    problem = next(_problems(route, resolved, policy), None)
-    return Row(route, action, _rule(resolved, policy), problem)
+    code, problem = next(_problems(route, resolved, policy, strict), (None, None))
+    return Row(route, action, _rule(resolved, policy), problem, code)
 
 
 def _resolved(route: RouteInfo, policy: Policy, today: date) -> Resolved:
@@ -91,20 +133,34 @@ def _rule(resolved: Resolved, policy: Policy) -> str:
     return ", ".join(rule.name for rule in resolved.rule.allow) or f"{policy.default} by default"
 
 
-def _problems(route: RouteInfo, resolved: Resolved, policy: Policy) -> Iterator[str]:
+def _problems(route: RouteInfo, resolved: Resolved, policy: Policy, strict: bool) -> Iterator[tuple[str, str]]:
     if route.shadowed_by is not None:
-        yield f"never runs: {route.shadowed_by} takes its requests first"
-    if resolved.cause == "unannotated" and policy.default == "deny":
-        ended = f" ({resolved.detail})" if resolved.detail else ""
-        yield f"has no action{ended}: add @action(...), or to the policy's routes: {_suggestion(route)}"
+        yield "never-runs", f"never runs: {route.shadowed_by} takes its requests first"
+    if resolved.cause == "unannotated" and (strict or policy.default == "deny"):
+        yield _unannotated(route, resolved)
     elif resolved.cause == "unknown_action":
-        yield f"{resolved.detail}; add it under actions:"
+        yield "unknown-action", f"{resolved.detail}; add it under actions:"
     elif resolved.cause == "error":
-        yield str(resolved.detail)
+        yield "contradiction", str(resolved.detail)
     resource = resolved.action.resource if resolved.action else None
     for name in _parameters(resource):
         if f"{{{name}}}" not in template_of(route.template):
-            yield f"resource {resource!r} names {{{name}}}, which is not in the path"
+            yield "no-such-parameter", f"resource {resource!r} names {{{name}}}, which is not in the path"
+
+
+def _unannotated(route: RouteInfo, resolved: Resolved) -> tuple[str, str]:
+    if resolved.detail:
+        return "exemption-ended", (
+            f"has no action ({resolved.detail}): look at it again and set a later date, add @action(...), "
+            f"or to the policy's routes: {_suggestion(route)}"
+        )
+    if route.kind == "opaque":
+        mapped = f"{{match: '{route.method} {route.template}', action: <name>}}"
+        return "opaque", (
+            f"is opaque: which action happens behind it cannot be seen; add to the policy's routes: {mapped}, "
+            f"or {_suggestion(route)}"
+        )
+    return "unannotated", f"has no action: add @action(...), or to the policy's routes: {_suggestion(route)}"
 
 
 def _suggestion(route: RouteInfo) -> str:
@@ -115,15 +171,19 @@ def _parameters(resource: str | None) -> list[str]:
     return [name for _, name, _, _ in string.Formatter().parse(resource or "") if name]
 
 
-def _unmatched(routes: Sequence[RouteInfo], policy: Policy) -> list[str]:
+def _unmatched(routes: Sequence[RouteInfo], policy: Policy) -> list[Problem]:
     """Policy entries that no route has: a typo there would leave the real route to the default."""
     have = {(template_of(route.template), route.method) for route in routes}
     return [
-        f"routes: line {entry.line}: '{method} {entry.template}' matches no route of the application"
+        Problem("no-such-route", _no_route(entry, method), line=entry.line)
         for entry in policy.routes
         for method in sorted(entry.methods)
         if not _exists(have, entry.template, method)
     ]
+
+
+def _no_route(entry: RouteEntry, method: str) -> str:
+    return f"routes: line {entry.line}: '{method} {entry.template}' matches no route of the application"
 
 
 def _exists(have: set[tuple[str, str]], template: str, method: str) -> bool:

@@ -19,7 +19,9 @@ from ..errors import RecordError
 from ..ledger.canonical import encode
 from ..model import SCHEMA_VERSION, Decision, Json, Subject
 from ..privacy.redact import Redactor
-from .facts import Capture, Facts
+from .facts import Capture, Facts, Intent
+from .inputs import WITHHELD, inputs_part
+from .offered import reason_of
 from .statement import Statement, source_part
 
 _PATH, _SHORT, _AGENT = 2048, 256, 512
@@ -51,14 +53,18 @@ class Recorder:
         self._properties = properties
         self._second = (-1, "")
 
-    def encode(self, item: Facts | Statement, sequence: int, recorded_at_ns: int) -> bytes:
+    def encode(self, item: Facts | Intent | Statement, sequence: int, recorded_at_ns: int) -> bytes:
         """The entry for one item.
 
         Raises:
             RecordError: when even the bare record does not fit an entry.
         """
-        build = self._statement if isinstance(item, Statement) else self._request
-        record = build(item, sequence, recorded_at_ns)  # type: ignore[arg-type]  # narrowed by the line above
+        if isinstance(item, Facts):
+            record = self._request(item, sequence, recorded_at_ns)
+        elif isinstance(item, Intent):
+            record = self._intent(item, sequence, recorded_at_ns)
+        else:
+            record = self._statement(item, sequence, recorded_at_ns)
         for smaller in (_reduced, _bare):
             try:
                 return encode(record)
@@ -66,8 +72,16 @@ class Recorder:
                 record = smaller(record)
         return encode(record)
 
-    def unencodable(self, item: Facts | Statement, error: Exception, sequence: int, recorded_at_ns: int) -> bytes:
-        """The entry that stands for an item whose own record could not be built: nothing is lost in silence."""
+    def unencodable(
+        self, item: Facts | Intent | Statement, error: Exception, sequence: int, recorded_at_ns: int
+    ) -> bytes:
+        """The entry that stands for an item whose own record could not be built: nothing is lost in silence.
+
+        Raises:
+            RecordError: for an intent: a stand-in does not announce what is about to run, so it must not run.
+        """
+        if isinstance(item, Intent):
+            raise RecordError(f"no intent record can be made: {type(error).__name__}")
         lost = Statement(
             item.action_id if isinstance(item, Statement) else item.notes.action_id,
             item.at_ns if isinstance(item, Statement) else item.arrived_ns,
@@ -82,14 +96,14 @@ class Recorder:
 
     def _request(self, facts: Facts, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
         notes, subject, headers = facts.notes, facts.subject, facts.scope["headers"]
-        return {
+        record: dict[str, Json] = {
             "schema_version": SCHEMA_VERSION,
             "action_id": notes.action_id,
             "timestamp": self.timestamp(facts.arrived_ns),
             "recorded_at": self.timestamp(recorded_at_ns),
             "duration_us": max(0, facts.ended_ns - facts.started_ns) // 1000,
             "kind": "outcome",
-            "intent_id": None,
+            "intent_id": facts.intent_id,
             "sequence": sequence,
             "service": self._service,
             "action": facts.action.name if facts.action else None,
@@ -102,7 +116,7 @@ class Recorder:
             "forwarded": self.redactor.value(facts.forwarded or {"untrusted": [], "header": None}),
             "user_agent": self._user_agent(headers),
             "resource": self._resource(facts),
-            "reason": self._text(notes.reason),
+            "reason": self._text(notes.reason if notes.reason is not None else reason_of(headers)),
             "impact": self._impact(notes.impact),
             "decision": _decision(facts.decision),
             "outcome": facts.outcome,
@@ -111,6 +125,20 @@ class Recorder:
             "trace": self._trace(notes.correlation),
             "flags": [*facts.flags, *notes.flags],
             "extra": self.redactor.value(notes.extra),
+        }
+        if facts.action is not None:
+            record["decision"]["inputs"] = inputs_part(facts, record, self.redactor)
+        return record
+
+    def _intent(self, intent: Intent, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
+        """What is known before the handler runs: no outcome, no response, no duration."""
+        return self._request(intent.facts, sequence, recorded_at_ns) | {
+            "action_id": intent.action_id,
+            "kind": "intent",
+            "intent_id": None,
+            "duration_us": None,
+            "outcome": None,
+            "response": {"status": None, "size": None, "error": None, "body": None},
         }
 
     def _subject(self, subject: Subject) -> dict[str, Json]:
@@ -274,6 +302,7 @@ class Recorder:
         record |= item.fields or {}
         for name in ("resource", "reason", "impact", "extra"):
             record[name] = self.redactor.value(record[name])
+        record["extra"] |= item.verbatim or {}
         return record
 
     def timestamp(self, ns: int) -> str:
@@ -304,6 +333,8 @@ def wanted(facts: Facts) -> bool:
     """Is this request recorded? Everything is, but successful requests whose action says ``record: none`` and
     successful requests to exempt routes."""
     decision = facts.decision
+    if facts.intent_id is not None:
+        return True  # an intent without an outcome would say that we died
     quiet = decision.cause == "exempt" or (decision.effect == "allow" and facts.level == "none")
     return not quiet or facts.outcome != "success" or bool(facts.flags)
 
@@ -317,6 +348,7 @@ def _decision(decision: Decision) -> dict[str, Json]:
         "policy_digest": decision.policy_digest,
         "mode": decision.mode,
         "detail": None if decision.detail is None else clean(decision.detail, _AGENT),
+        "inputs": None,
     }
 
 
@@ -340,6 +372,8 @@ def _bare(record: dict[str, Json]) -> dict[str, Json]:
     bare = dict(record)
     bare["subject"] = {**record["subject"], "roles": record["subject"]["roles"][:8], "properties": {}}
     bare["resource"] = {**record["resource"], "properties": {}}
+    if record["kind"] != "control":  # what the inputs rely on is cut as well
+        bare["decision"] = {**record["decision"], "inputs": WITHHELD}
     bare["reason"] = None if record["reason"] is None else clean(record["reason"], _SHORT)
     path = record["request"]["path"]
     bare["request"] = {**record["request"], "path_params": {}, "query": None, "path": path and clean(path, _SHORT)}

@@ -75,6 +75,7 @@ def describe(facts: Facts, found: Found, resolved: Resolved) -> None:
     facts.resource = resource_of(action, found.path_params)
     if rule is not None and action is not None:
         facts.level = rule.record
+        facts.sealed, facts.degrade = rule.guarantee != "after", rule.on_log_failure == "degrade"
         facts.event = rule.event if "event" in rule.stated or action.event is None else action.event
         facts.severity = rule.severity if "severity" in rule.stated or action.severity is None else action.severity
     elif action is not None:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.middleware.support")  # before it is imported
-
-from tests.kit import Log  # noqa: E402
-from tests.middleware.service import Service  # noqa: E402
-from tests.middleware.support import Twins  # noqa: E402
+from tests.kit import Log
+from tests.middleware.service import Service
+from tests.middleware.support import Twins
 
 
 @pytest.fixture

@@ -522,7 +522,13 @@ def test_the_log_tells_when_it_was_started_with_which_policy_and_routes(service:
     service.ask(_docs(), "GET", "/docs/7", READER)
     log = service.log
     kinds = [record["action"] for record in log.records() if record["kind"] == "control"]
-    assert kinds == ["audit.started", "audit.policy_loaded", "audit.routes_listed", "audit.stopped"]
+    assert kinds == [
+        "audit.started",
+        "audit.policy_archived",
+        "audit.policy_loaded",
+        "audit.routes_listed",
+        "audit.stopped",
+    ]
     [loaded] = log.controls("audit.policy_loaded")
     assert loaded["extra"]["digest"] == log.outcomes()[0]["decision"]["policy_digest"]
     assert log.controls("audit.routes_listed")[0]["extra"]["routes"] >= 10
