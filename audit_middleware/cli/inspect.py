@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
+import json
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from starlette.routing import Router
 
 from ..frameworks.inventory import list_routes
-from ..frameworks.starlette import inner_router
 from ..model import Record
 from ..pipeline.inventory import Inventory, examine
-from ..policy.load import load
-from .output import DOES_NOT_HOLD, HOLDS, fail, out, print_json, row, table
+from ..policy.json_schema import policy_schema, policy_test_schema
+from .imports import PREDICATES, load_policy, load_router
+from .output import DOES_NOT_HOLD, HOLDS, out, print_json, row, table
+from .reports import junit, sarif
 
 
 def routes(
     app: Annotated[str, typer.Argument(help="The application, as for uvicorn: MODULE:APP.", show_default=False)],
     policy: Annotated[Path, typer.Option(help="The policy file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="Also write the problems as SARIF 2.1.0.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Also write the routes as JUnit XML.")] = None,
+    predicates: PREDICATES = None,
 ) -> None:
     """List every route with its action and rule; exit 1 if a route or a policy entry does not fit."""
-    inventory = examine(list_routes(load_router(app)), load(policy), datetime.now(UTC).date())
+    loaded = load_policy(policy, predicates)
+    inventory = examine(list_routes(load_router(app)), loaded, datetime.now(UTC).date(), strict=True)
+    if sarif_file is not None:
+        sarif_file.write_text(json.dumps(sarif(inventory, policy), indent=2, ensure_ascii=False) + "\n")
+    if junit_file is not None:
+        junit_file.write_text(junit(inventory, policy))
     if as_json:
         print_json({"routes": _json(inventory), "problems": list(inventory.problems), "digest": inventory.digest})
     else:
@@ -43,6 +50,7 @@ def _json(inventory: Inventory) -> list[dict[str, Any]]:
             "action": entry.action,
             "rule": entry.rule,
             "problem": entry.problem,
+            "code": entry.code,
         }
         for entry in inventory.rows
     ]
@@ -60,25 +68,20 @@ def _print(inventory: Inventory) -> None:
     out.print(f"{len(inventory.rows)} routes, {count} problem{'' if count == 1 else 's'}; manifest {inventory.digest}")
 
 
-def load_router(target: str) -> Router:
-    """The router of ``MODULE:APP``, imported as a server would from the current folder."""
-    module_name, _, attribute = target.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-        for name in (attribute or "app").split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError) as problem:
-        fail(f"{target} cannot be loaded: {problem}")
-    router = inner_router(found() if callable(found) and inner_router(found) is None else found)
-    if router is None:
-        fail(f"{target} is neither a Starlette nor a FastAPI application")
-    return router
+class Described(StrEnum):
+    """What there is a schema of."""
+
+    record = "record"
+    policy = "policy"
+    policy_test = "policy-test"
 
 
-def schema() -> None:
-    """Print the JSON Schema (2020-12) of a record."""
-    print_json(record_schema())
+def schema(
+    what: Annotated[Described, typer.Argument(help="Of a record, a policy, or a policy's tests.")] = Described.record,
+) -> None:
+    """Print a JSON Schema (2020-12)."""
+    makers = {Described.record: record_schema, Described.policy: policy_schema}
+    print_json(makers.get(what, policy_test_schema)())
 
 
 def record_schema() -> dict[str, Any]:
