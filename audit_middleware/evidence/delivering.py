@@ -1,0 +1,168 @@
+"""Followers at work on one log, inside a service or as a process of their own, and what stands about them in files.
+
+Here and not among the followers, because it composes rooms that do not know one another: the followers, the journal,
+and the control records that say what could not be delivered.
+
+The holder of a lock beside the cursors does the work, all followers of a configuration together; other processes stand
+by (in a service) or end (the command).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from ..errors import FollowerError, LogUnavailable
+from ..followers.config import FollowersConfig, FollowerSpec
+from ..followers.cursor import CursorFile, position_at
+from ..followers.deadletters import DeadLetters
+from ..followers.runner import Tell, age
+from ..followers.team import Team
+from ..model import Json
+from ..protocols import LogStore, Signer
+from ..stores.filesystem import make_directory
+from ..stores.journal import JournalStore
+from ..stores.lock import ProcessLock
+from .control import ControlWriter, statement, write_control
+from .follow import Elected
+
+_INTERVAL = 0.5
+
+_log = logging.getLogger(__name__)
+
+Signers = Callable[[], Sequence[Signer]]
+"""The log's keys. Raises `ConfigError` where this process has none."""
+
+
+class Delivering(Elected):
+    """Runs the followers of a configuration, if this process is the one elected."""
+
+    name = "followers"
+    _what = "following"
+
+    def __init__(self, log: Path, config: FollowersConfig, signers: Signers, interval_s: float = _INTERVAL) -> None:
+        """Makes the directory of the state; starts nothing."""
+        self._config, self._signers = config, signers
+        self._team: Team | None = None
+        self._state = prepare_state(log, config)
+        super().__init__(log, lambda: state_lock(self._state).held(0), interval_s)
+
+    def state(self) -> dict[str, Json]:
+        """As `Elected.state`, and each follower's."""
+        found = self._team.state() if self._team is not None else {}
+        places = [one["next"] or 0 for one in found.values()]
+        return {**super().state(), "size": min(places) if places else None, "followers": found}
+
+    def _lead(self) -> None:
+        self._team = team = make_team(self._path, self._config, self._state, self._signers, self._interval)
+        self._done(0)
+        team.run(self._stop)
+        self._role = "stopped"
+
+
+def prepare_state(log: Path, config: FollowersConfig) -> Path:
+    """Makes the directory of the state, for its owner alone. Raises `FollowerError`."""
+    folder = config.state_in(log)
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(folder)
+    except OSError as error:
+        raise FollowerError(f"{folder}: the followers' state cannot be kept there: {error.strerror}") from error
+    return folder
+
+
+def state_lock(state: Path) -> ProcessLock:
+    """Who holds it runs the followers."""
+    return ProcessLock(state / "lock")
+
+
+def make_team(log: Path, config: FollowersConfig, state: Path, signers: Signers, interval: float = _INTERVAL) -> Team:
+    """The followers, ready to run; the caller holds the lock."""
+    return Team(
+        config, lambda: JournalStore.open(log, writable=False), state, control_teller(log, signers), interval=interval
+    )
+
+
+def control_teller(log: Path, signers: Signers) -> Tell:
+    """What writes the followers' control records into the log itself, from any thread."""
+    mutex = threading.Lock()
+    made: list[ControlWriter] = []
+
+    def tell(action: str, extra: Mapping[str, Json]) -> None:
+        with mutex:
+            if not made:
+                try:
+                    made.append(ControlWriter(signers()))
+                except OSError as error:
+                    raise LogUnavailable(f"{log}: the signing key cannot be read: {error.strerror}") from error
+            write_control(log, made[0], [statement(action, "high", extra)])
+
+    return tell
+
+
+def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, index: int) -> int:
+    """Puts a follower's cursor before entry ``index``; the caller holds the lock. Returns the index it stood at.
+
+    Raises:
+        FollowerError: There is no such follower or entry.
+    """
+    if name not in {spec.name for spec in config.followers}:
+        known = ", ".join(spec.name for spec in config.followers)
+        raise FollowerError(f"there is no follower {name!r} in the configuration; there are: {known}")
+    if not store.base.size <= index <= store.head().size:
+        raise FollowerError(f"the log has entries {store.base.size} to {store.head().size - 1}: {index} is not there")
+    file = CursorFile(state / f"{name}.json", store.origin)
+    try:
+        before = file.read()
+    except FollowerError as problem:  # that it cannot be used is why it is being reset
+        _log.warning("%s", problem)
+        before = None
+    file.write(position_at(store, index))
+    return before[0] if before else 0
+
+
+def status(log: Path, config: FollowersConfig, now_ns: int | None = None) -> list[dict[str, Json]]:
+    """What stands in the files about each follower: cursor, lag, trouble, dead letters. Writes nothing."""
+    state = config.state_in(log)
+    with closing(JournalStore.open(log, writable=False)) as store:
+        return [_status(store, state, spec, time.time_ns() if now_ns is None else now_ns) for spec in config.followers]
+
+
+def _status(store: LogStore, state: Path, spec: FollowerSpec, now_ns: int) -> dict[str, Json]:
+    file = CursorFile(state / f"{spec.name}.json", store.origin)
+    size = store.head().size
+    told: dict[str, Json] = {"follower": spec.name, "type": spec.type, "state": "new", "next": None, "size": size}
+    told |= {"lag": None, "lag_s": None, "dead_letters": DeadLetters(state / f"{spec.name}.dead.jsonl").count()}
+    told |= {"problem": None, "failures": 0, "problem_at": None}
+    try:
+        position = file.read()
+        if position is None:
+            return told
+        told |= {"next": position[0], "lag": max(0, size - position[0])}
+        file.check(store, position)
+    except FollowerError as problem:
+        return told | {"state": "refused", "problem": str(problem)}
+    told |= {"state": "current" if position[0] == size else "behind", "lag_s": _waiting(store, position[0], now_ns)}
+    try:
+        trouble = msgspec.json.decode((state / f"{spec.name}.problem.json").read_bytes())
+    except (OSError, msgspec.DecodeError):  # there is none, or it was being replaced
+        return told
+    return told | {
+        "state": "failing", "problem": trouble.get("problem"), "failures": trouble.get("failures"),
+        "problem_at": trouble.get("at"),
+    }  # fmt: skip
+
+
+def _waiting(store: LogStore, index: int, now_ns: int) -> int:
+    """Seconds since the entry to deliver next was recorded."""
+    index = max(index, store.base.size)
+    for frame in store.frames(index, index + 1) if index < store.head().size else ():
+        record = msgspec.json.decode(frame.entries[index - frame.first])
+        return round(age(record.get("recorded_at"), now_ns))
+    return 0

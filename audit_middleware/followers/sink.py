@@ -1,0 +1,76 @@
+"""The seam to a destination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of the log on its way: ``entry`` is its canonical bytes."""
+
+    index: int
+    entry: bytes
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record that the entry holds."""
+        found: dict[str, Any] = msgspec.json.decode(self.entry)
+        return found
+
+    @property
+    def id(self) -> str:
+        """The record's ``action_id``: the same at every attempt, so that a destination knows a repetition."""
+        return str(self.record.get("action_id") or f"entry-{self.index}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a batch.
+
+    Attributes:
+        settled: So many items from the front are done with: delivered, or named in ``rejected``.
+        rejected: By index in the log, why the destination will never take an item. Beyond ``settled`` it counts for
+            nothing: the item is sent again.
+        retry: Why the rest must be tried again; ``None`` if there is no rest, or more of it can be sent at once.
+        after: In how many seconds at the earliest, if the destination said so.
+    """
+
+    settled: int
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    retry: str | None = None
+    after: float | None = None
+
+
+class Sink(Protocol):
+    """Takes batches to one destination.
+
+    *Order*: `send` is called by one thread, with items in the log's order, again from the first one that is not
+    settled. *Atomicity*: none across items. *Durability*: an item counts as settled when the destination said that it
+    has it, or will never take it. *Retry*: the same item may be sent twice, after a crash or a lost answer; the
+    destination can tell by the item's id. *Time*: `send` returns within a bounded time whatever the destination does.
+    """
+
+    def send(self, items: Sequence[Item]) -> Sent:
+        """Sends one or more items. No text of the result holds a secret or a record's content.
+
+        Raises `FollowerError` and `OSError` for what may pass: nothing of the batch is settled then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases connections and descriptors; `send` is not called again."""
+        ...
+
+
+class Destination(Protocol):
+    """What a configuration says about one destination; checked, and nothing opened yet."""
+
+    def open(self, origin: str) -> Sink:
+        """Opens the way there for the records of one log. Raises as `Sink.send`."""
+        ...
