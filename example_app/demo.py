@@ -93,6 +93,7 @@ def show_trail(log: Path, teller: Teller, commands: Commands) -> None:
     teller.blank()
     teller.note(f"One ID through two services: the correlation ID {CASE} that the client had sent.")
     commands.show("query", str(log), "--trace", CASE, "--oldest-first")
+    teller.note("The payout is there twice: announced before it ran (`guarantee: before`), then its outcome.")
 
 
 def show_record(log: Path, found: Found, teller: Teller, commands: Commands) -> None:

@@ -90,7 +90,7 @@ def refunds(visitors: Visitors) -> str:
     approval = f"{REFUNDS}/{asked.json()['id']}/approval"
     shows = "From the guest network, says the proxy that is trusted: a deny rule beats every role."
     ask(403, "admin-1", "POST", approval, shows, headers=GUEST | {"X-Correlation-ID": CASE})
-    shows = f"Approved, and paid out by another service over HTTP: {CASE} finds both sides of it."
+    shows = f"Approved, and paid out by another service, announced first: {CASE} finds all of it."
     ask(200, "admin-1", "POST", approval, shows, headers={"X-Correlation-ID": CASE})
     return str(asked.headers["audit-id"])
 

@@ -114,6 +114,62 @@ def test_a_payout_is_found_by_the_id_of_its_approval(trail: Any) -> None:
     }
 
 
+def test_a_key_is_revoked_with_a_ticket_and_its_name_only(trail: Any) -> None:
+    def work(client: Client) -> None:
+        admin, clerk = client.as_("admin-1"), client.as_("clerk-1")
+        account = {"name": "nightly-export", "role": "exporter"}
+        client.post("/v1/service-accounts", json=account, headers=admin)
+        key = "/v1/service-accounts/nightly-export/key"
+        refused = client.delete(key, headers=admin)
+        assert (refused.status_code, refused.headers["content-type"]) == (403, "application/problem+json")
+        assert refused.json()["missing"] == ["reason", "confirm"]
+        assert "missing" not in client.delete(key, headers=clerk).text, "a clerk may not do it anyway"
+        sure = {"X-Request-Reason": "OPS-12: the machine was lost", "X-Confirm": "nightly-export"}
+        assert client.delete(key, headers=admin | sure).status_code == 200
+
+    records = of(trail(work), "service_account.revoke_key")
+    assert [(r["decision"]["cause"], r["decision"]["detail"], r["reason"]) for r in records] == [
+        ("requirement", "missing: reason, confirm", None),
+        ("default", None, None),
+        ("rule", None, "OPS-12: the machine was lost"),
+    ]
+
+
+def test_exports_are_limited_per_caller(trail: Any) -> None:
+    def work(client: Client) -> None:
+        auditor = client.as_("auditor")
+        found = [client.post("/v1/exports?month=2026-01", headers=auditor) for _ in range(21)]
+        assert [one.status_code for one in found] == [201] * 20 + [429]
+        assert 0 < int(found[20].headers["retry-after"]) <= 3600
+
+    records = of(trail(work), "export.create")
+    assert [r["decision"]["cause"] for r in records] == ["rule"] * 20 + ["limit"]
+    assert records[20]["decision"]["detail"] == "rate per subject"
+
+
+def test_nobody_approves_their_own_refund(trail: Any) -> None:
+    """The database knows who asked for it; the rule is in the policy."""
+
+    def work(client: Client) -> None:
+        admin = client.as_("admin-1")
+        both = {"name": "manager-1", "tenant": "north", "roles": ["support", "admin"], "password": "manager-1-demo"}
+        assert client.post("/v1/users", json=both, headers=admin).status_code == 201
+        manager = client.as_("manager-1")
+        number = client.post(REFUNDS, json=REFUND, headers=manager).json()["id"]
+        assert client.post(f"{REFUNDS}/{number}/approval", headers=manager).status_code == 403
+        assert client.post(f"{REFUNDS}/0{number}/approval", headers=manager).status_code == 403, "the same number"
+        assert client.post(f"{REFUNDS}/99/approval", headers=manager).status_code == 404
+        assert client.post(f"{REFUNDS}/{number}/approval", headers=admin).status_code == 200
+
+    records = of(trail(work), "refund.approve")
+    assert [(r["user_id"], r["decision"]["rule"]) for r in records] == [
+        ("manager-1", "own-request"),
+        ("manager-1", "own-request"),
+        ("manager-1", "admin"),
+        ("admin-1", "admin"),
+    ]
+
+
 def test_the_guest_network_is_told_by_the_trusted_proxy_only(
     guarded_app: FastAPI, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,11 +106,12 @@ def test_the_life_of_a_service_account(client: Client) -> None:
     key = client.post("/v1/service-accounts/nightly-export/key", headers=admin).json()["key"]
     assert client.post("/auth/token", json=made).status_code == 401, "the old key has ended"
     assert client.post("/auth/token", json=made | {"key": key}).status_code == 200
-    assert client.delete("/v1/service-accounts/nightly-export/key", headers=admin).json() == {"key": None}
+    sure = admin | {"X-Request-Reason": "OPS-12: the machine was lost", "X-Confirm": "nightly-export"}
+    assert client.delete("/v1/service-accounts/nightly-export/key", headers=sure).json() == {"key": None}
     assert client.post("/auth/token", json=made | {"key": key}).status_code == 401
     assert client.get("/v1/service-accounts", headers=admin).json() == [account | {"active": 0}]
     assert client.get("/v1/service-accounts/nightly-export/key", headers=admin).status_code == 405
-    assert client.delete("/v1/service-accounts/other/key", headers=admin).status_code == 404
+    assert client.delete("/v1/service-accounts/other/key", headers=sure | {"X-Confirm": "other"}).status_code == 404
 
 
 def test_an_export_is_made_and_fetched(client: Client) -> None:
