@@ -40,7 +40,9 @@ contracts: $(STAMP)
 	@$(BIN)/lint-imports --no-logo
 
 policies: $(STAMP)
-	@$(BIN)/audit-middleware policy test policies/billing.yaml
+	@$(BIN)/audit-middleware policy lint policies/billing.yaml --app example_app.app:app
+	@$(BIN)/audit-middleware policy test policies/billing.yaml --coverage 100
+	@$(BIN)/audit-middleware policy mutate policies/billing.yaml
 
 constraints: ## write constraints.txt from the newest releases
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

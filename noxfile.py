@@ -21,6 +21,6 @@ def routing(session: nox.Session, fastapi: str) -> None:
     session.run("python", "-m", "venv", f"{home}/{fastapi}", silent=True)
     python = f"{home}/{fastapi}/bin/python"
     packages = ["pytest", "pytest-timeout", "hypothesis", "httpx", "httpx-ws", "uvicorn[standard]", "granian"]
-    packages += ["python-multipart", "itsdangerous"]
+    packages += ["python-multipart", "itsdangerous", "limits>=5,<6", "redis>=5.2,<8"]
     session.run(python, "-m", "pip", "install", "-q", "-e", ".", *packages, *VERSIONS[fastapi], external=True)
     session.run(python, "-m", "pytest", *TESTS, *session.posargs, external=True)

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import Log, make_log
+pytest.register_assert_rewrite("tests.middleware.support")  # before it is imported
+
+from tests.kit import Log, make_log  # noqa: E402
+
+pytest_plugins = ["pytester"]  # runs of pytest in runs of pytest, for our own plugin
+# Commands leave records of themselves; where a test is not about them, it counts without them. Set here as well, for
+# fixtures that outlive one test.
+os.environ["AUDIT_RECORD_READS"] = "0"
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +23,7 @@ def _no_audit_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AUDIT_") and not name.startswith("AUDIT_TEST_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("AUDIT_RECORD_READS", "0")
 
 
 @pytest.fixture

@@ -30,6 +30,9 @@ _WRITERS = 8
 
 Object = tuple[str, bytes]
 
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
 
 class Folder:
     """Immutable objects in one directory, and a few named ones that are replaced as a whole."""
@@ -59,6 +62,8 @@ class Folder:
         state = self._state
         state.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(state / "publish.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _held.add(descriptor)
+        process = os.getpid()
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +73,9 @@ class Folder:
                 left.unlink()
             yield
         finally:
-            os.close(descriptor)
+            if process == os.getpid():  # a child has closed it already
+                _held.discard(descriptor)
+                os.close(descriptor)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -216,3 +223,13 @@ class Folder:
                 path.chmod(self._mode)
             self._unsynced.add(path.parent)
         self._known.add(path)
+
+
+def _let_go() -> None:
+    """In a child: a flock belongs to parent and child together, and the child must not keep it when the parent ends."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

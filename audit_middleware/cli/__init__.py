@@ -13,7 +13,11 @@ import typer
 
 from ..errors import AuditError
 from ..version import __version__
+from .cosign import cosign
 from .demo import demo
+from .export import export
+from .followers import app as followers
+from .followers import follow
 from .inspect import routes, schema
 from .keys import app as keys
 from .log import init
@@ -22,7 +26,12 @@ from .policy import app as policy
 from .proofs import checkpoint, consistency, prove, verify_proof_file
 from .publish import publish, serve
 from .query import query, show, tail
+from .reading import READER, configure, recorded
+from .retention import hold, prune, retention
+from .review import review_command
+from .timestamp import timestamp
 from .verify import verify
+from .witness import app as witness
 
 app = typer.Typer(
     name="audit-middleware",
@@ -36,6 +45,7 @@ app.command()(init)
 app.command()(query)
 app.command()(tail)
 app.command()(show)
+app.command()(export)
 app.command()(verify)
 app.command()(checkpoint)
 app.command()(prove)
@@ -43,9 +53,18 @@ app.command("verify-proof")(verify_proof_file)
 app.command()(consistency)
 app.command()(publish)
 app.command()(serve)
+app.command()(cosign)
+app.command()(follow)
+app.command()(timestamp)
+app.command()(prune)
+app.add_typer(followers, name="followers")
+app.add_typer(retention, name="retention")
+app.add_typer(hold, name="hold")
 app.add_typer(keys, name="keys")
+app.add_typer(witness, name="witness")
 app.add_typer(policy, name="policy")
 app.command()(routes)
+app.command("review")(review_command)
 app.command()(schema)
 app.command()(demo)
 
@@ -59,14 +78,20 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    reader: str | None = typer.Option(None, "--as", envvar=READER, help="Who you are; recorded as what you say."),
+    require_record: bool = typer.Option(
+        False, "--require-record", help="Show nothing of a log unless the log records it first."
+    ),
 ) -> None:
     """Guard, correlate and record every action of a service in a log that anyone can verify."""
+    configure(reader, require_record)
 
 
 def main() -> None:
     """Runs the command; an error of ours is one message and exit code 3."""
     try:
-        app()
+        with recorded():
+            app()
     except AuditError as problem:
         fail(problem, COULD_NOT_RUN)
     except BrokenPipeError:  # `| head`: the reader has what it wanted
