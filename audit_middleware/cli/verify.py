@@ -30,7 +30,7 @@ from ..stores.journal import JournalStore
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, USAGE, err, fail, out, print_json, progress, row, shown, table
 from .query import search_index
-from .reading import reading
+from .reading import Reading, reading
 
 __all__ = ["check_record", "verify"]
 
@@ -67,8 +67,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Verify a log. Exit 0 if it holds, 1 if it does not."""
-    given = {"vkey": vkey or None, "since": since, "trust": trust}
-    told = reading("audit.log_verified", log, "verify", given)
+    told = reading("audit.log_verified", log, "verify", {"vkey": vkey or None, "since": since, "trust": trust})
     store = JournalStore.open(log, writable=False)
     policy = _policy(trust, vkey, cosigned)
     verifiers = _keys(store, policy, trust, vkey)
@@ -87,10 +86,7 @@ def verify(
     if tsa_roots is not None:
         outside += _stamps(log, store.origin, verifiers, tsa_roots)
     report = _verify(log, store, verifiers, note, resume, outside, processes)
-    told.records = report.entries
-    told.verdict = {"holds": report.holds, "size": report.size, "findings": len(report.findings) + report.more}
-    if not report.holds:
-        told.doubt()
+    _tell(told, report)
     if remember is not None:
         _remember(remember, report)
     if as_json:
@@ -98,6 +94,14 @@ def verify(
     else:
         _print(report, given=bool(vkey or policy))
     raise SystemExit(HOLDS if report.holds else DOES_NOT_HOLD)
+
+
+def _tell(told: Reading, report: Report) -> None:
+    """What the log's record of this verification says."""
+    told.records = report.entries
+    told.verdict = {"holds": report.holds, "size": report.size, "findings": len(report.findings) + report.more}
+    if not report.holds:
+        told.doubt()
 
 
 # --- what was given --------------------------------------------------------------------------------------------------
