@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Final
 
-from .facts import VENDOR, Record, address, host, micros, operation
+from .facts import VENDOR, Record, address, host, micros, operation, severity
 from .fields import SEVERITIES, Field, field, fitted, told
+from .findings import finding
+from .place import Place
 from .text import shortened, visible
 
 _WITHOUT_NEWLINES = re.compile(r"[^\r\n]+")
@@ -31,7 +33,7 @@ _NAMES: Final = {
 _WHOLE: Final = frozenset(("externalId", "cn1"))
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None, limit: int | None = None) -> bytes:
     """One line."""
     known = told(record)
     found = [field("rt", micros(record["timestamp"]) // 1000, whole=True)]
@@ -42,16 +44,22 @@ def encode(record: Record) -> bytes:
     for key, name in _CUSTOM.items():
         custom = field(key, known[name], whole=key in _WHOLE)
         found += [custom, Field(f"{key}Label", name, whole=True)] if custom is not None else []
-    service = record["service"]
+    service, kind, name, seen = record["service"], operation(record), record["event"] or "-", finding(record)
+    if seen is not None:
+        kind, name = seen.rule or kind, seen.name
+        found += [field("cnt", seen.count), field("start", seen.first), field("end", seen.last)]
+    if place is not None:
+        where = {"deviceExternalId": place.origin, "flexNumber1": str(place.index), "flexNumber1Label": "log index"}
+        found += [Field(key, value, whole=True) for key, value in where.items()]
 
     def render(short: Sequence[Field], cap: int) -> str:
-        header = [VENDOR, service["name"], service["version"] or "-", operation(record), record["event"] or "-"]
+        header = [VENDOR, service["name"], service["version"] or "-", kind, name]
         parts = [_header(shortened(text, cap)) for text in header]
-        return f"CEF:0|{'|'.join(parts)}|{SEVERITIES[record['severity']]}|" + " ".join(
+        return f"CEF:0|{'|'.join(parts)}|{SEVERITIES[severity(record)]}|" + " ".join(
             f"{one.name}={_value(one.value)}" for one in short
         )
 
-    return fitted(found, render)
+    return fitted(found, render, limit)
 
 
 def _source(ip: str | None) -> Field | None:

@@ -9,30 +9,38 @@ Source: https://www.elastic.co/docs/reference/ecs
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from .facts import LEVELS, VENDOR, Record, address, content, host, message, succeeded, verb
+from ..errors import ConfigError
+from .facts import LEVELS, VENDOR, Record, address, content, host, message, severity, succeeded, verb
+from .findings import Finding, finding
 from .identities import change
+from .place import Place, shown
 from .text import compact, shortened, to_json, without_nothing
 
 VERSION: Final = "9.4.0"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 DATASET: Final = "audit_middleware.records"
 _TYPES = {"create": "creation", "read": "access", "update": "change", "delete": "deletion"}
+_STREAM = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _NOT_IN_NAMESPACE = re.compile(r'[\\/*?"<>| ,#:\-\x00-\x1f\x7f]+')
 
 
-def document(record: Record) -> dict[str, Any]:
-    """One document."""
+def document(record: Record, place: Place | None = None, stream: str | None = None) -> dict[str, Any]:
+    """One document, for the data stream of this name."""
     ip, trace, request = record["initiator_ip"], record["trace"], record["request"]
     made = change(record)
     valid_ip = ip if address(ip) is not None else None
-    user = record["user_id"]
+    seen = finding(record)
+    user = record["user_id"] if seen is None or seen.user is None else seen.user
+    parts = {"type": "logs", "dataset": DATASET, "namespace": namespace(record)} if stream is None else _parts(stream)
     found = {
         "@timestamp": record["timestamp"],
         "ecs": {"version": VERSION},
         "message": message(record),
-        "data_stream": {"type": "logs", "dataset": DATASET, "namespace": namespace(record)},
-        "event": _event(record, iam=made is not None),
+        "data_stream": parts,
+        "event": _event(record, parts["dataset"], iam=made is not None) | _alert(seen),
         "user": {
             "id": user,
             "name": user,
@@ -44,7 +52,7 @@ def document(record: Record) -> dict[str, Any]:
         "source": {"address": None if ip is None else shortened(ip, 256), "ip": valid_ip},
         "client": {"address": None if ip is None else shortened(ip, 256), "ip": valid_ip},
         "related": {
-            "user": _distinct(user, made.target if made is not None else None),
+            "user": _distinct(user, made.target if made is not None else None, record["user_id"]),
             "ip": _distinct(valid_ip),
         },
         "service": {
@@ -54,7 +62,7 @@ def document(record: Record) -> dict[str, Any]:
             "node": {"name": record["service"]["instance"]},
         },
         "host": {"name": host(record)},
-        "rule": {"name": record["decision"]["rule"], "ruleset": record["decision"]["policy_digest"]},
+        "rule": _rule(record, seen),
         "http": {
             "request": {
                 "id": trace["request_id"],
@@ -72,14 +80,67 @@ def document(record: Record) -> dict[str, Any]:
         "trace": {"id": trace["trace_id"]},
         "span": {"id": trace["span_id"]},
         "tags": record["flags"],
-        "audit": custom(record),
+        "audit": custom(record, place),
     }
     return without_nothing(found)
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None, stream: str | None = None) -> bytes:
     """One line of JSON."""
-    return to_json(document(record))
+    return to_json(document(record, place, stream))
+
+
+def check_stream(stream: str) -> None:
+    """Raises `ConfigError` if a data stream cannot have this name."""
+    if not _STREAM.fullmatch(stream):
+        raise ConfigError(f"{stream[:64]!r} is no data stream's name, such as logs-audit-default")
+
+
+def _parts(stream: str) -> dict[str, str | None]:
+    """A stream's mapping takes only its own parts; a name that has no three of them has none to say."""
+    parts = stream.split("-")
+    return dict(zip(("type", "dataset", "namespace"), parts if len(parts) == 3 else (None,) * 3, strict=True))
+
+
+def _alert(seen: Finding | None) -> dict[str, Any]:
+    if seen is None:
+        return {}
+    return {
+        "kind": "alert",
+        "category": ["intrusion_detection"],
+        "type": ["info"],
+        "outcome": "unknown",
+        "start": _moment(seen.first),
+        "end": _moment(seen.last),
+    }
+
+
+def _rule(record: Record, seen: Finding | None) -> dict[str, Any]:
+    if seen is not None:
+        return {"id": seen.rule, "name": seen.name, "category": seen.dimension}
+    return {"name": record["decision"]["rule"], "ruleset": record["decision"]["policy_digest"]}
+
+
+def _moment(millis: int | None) -> str | None:
+    if millis is None:
+        return None
+    return (_EPOCH + timedelta(milliseconds=millis)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _found(seen: Finding | None) -> dict[str, Any] | None:
+    """Of a finding what is searched; all of it is in ``extra``."""
+    if seen is None:
+        return None
+    return {
+        "id": seen.id,
+        "rule": seen.rule,
+        "dimension": seen.dimension,
+        "group": compact(dict(seen.group)),
+        "observed": seen.observed,
+        "baseline": seen.baseline,
+        "window_s": seen.window_s,
+        "evidence_count": seen.count,
+    }
 
 
 def namespace(record: Record) -> str:
@@ -88,7 +149,7 @@ def namespace(record: Record) -> str:
     return shortened(wanted, 96) if wanted.strip("_.") else "default"
 
 
-def _event(record: Record, *, iam: bool) -> dict[str, Any]:
+def _event(record: Record, dataset: str | None, *, iam: bool) -> dict[str, Any]:
     ok = succeeded(record)
     return {
         "kind": "event",
@@ -101,11 +162,11 @@ def _event(record: Record, *, iam: bool) -> dict[str, Any]:
         "sequence": record["sequence"],
         "created": record["recorded_at"],
         "duration": None if record["duration_us"] is None else record["duration_us"] * 1000,
-        "severity": LEVELS[record["severity"]],
+        "severity": LEVELS[severity(record)],
         "reason": record["reason"],
         "provider": record["service"]["name"],
         "module": VENDOR,
-        "dataset": DATASET,
+        "dataset": dataset,
     }
 
 
@@ -125,13 +186,15 @@ def _distinct(*names: str | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def custom(record: Record) -> dict[str, Any]:
+def custom(record: Record, place: Place | None = None) -> dict[str, Any]:
     """What there is no standard field for."""
     decision, request = record["decision"], record["request"]
     return {
+        "log": shown(place),
         "kind": record["kind"],
         "outcome": record["outcome"],
-        "severity": record["severity"],
+        "severity": severity(record),
+        "finding": _found(finding(record)),
         "intent_id": record["intent_id"],
         "schema_version": record["schema_version"],
         "subject": {

@@ -12,6 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Literal
 
+from .findings import Finding, finding
 from .text import sentence, shortened
 
 Record = Mapping[str, Any]
@@ -75,7 +76,10 @@ def resource_name(record: Record) -> str | None:
 
 
 def message(record: Record) -> str:
-    """One sentence of at most 512 bytes for people: who, what, on what, how it came out."""
+    """One sentence of at most 512 bytes for people: who, what, on what, how it came out; or what was found."""
+    found = finding(record)
+    if found is not None:
+        return _found(found)
     decision, target = record["decision"], resource_name(record)
     parts = [shortened(record["user_id"], 96), shortened(operation(record), 96)]
     if target is not None:
@@ -89,6 +93,19 @@ def message(record: Record) -> str:
     return shortened(sentence(f"{' '.join(parts)}: {said}"), 512)
 
 
+def _found(found: Finding) -> str:
+    said = [shortened(found.about, 160)] if found.about is not None else []
+    said += [f"observed {shortened(found.observed, 64)}"] if found.observed is not None else []
+    said += [f"usually {shortened(found.baseline, 64)}"] if found.baseline is not None else []
+    return shortened(sentence(": ".join(part for part in (shortened(found.name, 192), ", ".join(said)) if part)), 512)
+
+
+def severity(record: Record) -> str:
+    """How severe what a record tells is: of a finding its level, of any other record its own severity."""
+    found = finding(record)
+    return str(record["severity"] if found is None or found.severity is None else found.severity)
+
+
 def refused(record: Record) -> bool:
     """True where the policy's denial was carried out."""
     return bool(record["decision"]["effect"] == "deny" and record["decision"]["mode"] == "enforce")
@@ -100,9 +117,9 @@ def succeeded(record: Record) -> bool | None:
 
 
 def level(record: Record) -> int:
-    """0 (info) to 4 (critical): the action's severity, at least 2 for a refusal and 3 for an error."""
+    """0 (info) to 4 (critical): the severity, at least 2 for a refusal and 3 for an error."""
     floor = 3 if record["outcome"] == "error" else 2 if refused(record) else 0
-    return max(LEVELS[record["severity"]], floor)
+    return max(LEVELS[severity(record)], floor)
 
 
 LEVELS: Final[Mapping[str, int]] = {"info": 0, "low": 1, "medium": 2, "high": 3, "critical": 4}

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from .facts import Record, message, resource_name
+from ..errors import ConfigError
+from .facts import Record, message, resource_name, severity
+from .findings import finding
 from .identities import change
 from .text import shortened
 
 LIMIT: Final = 8192
 """Most bytes of a line: what rsyslog and the usual collectors take without being told to take more."""
 
-_CAPS: Final = (1023, 512, 256, 128, 64, 32)
+LEAST, MOST = 3072, 1 << 18
+"""Which limits may be set: every record can be cut to the least one."""
+
+_CAPS: Final = (1023, 512, 256, 128, 64, 32, 16)
 SEVERITIES: Final = {"info": 2, "low": 4, "medium": 6, "high": 8, "critical": 10}
 
 
@@ -29,25 +34,33 @@ def field(name: str, value: str | int | None, *, whole: bool = False) -> Field |
     return None if value is None or value == "" else Field(name, str(value), whole)
 
 
-def fitted(found: Sequence[Field | None], render: Callable[[Sequence[Field], int], str]) -> bytes:
-    """The first rendering that fits, with all text cut at 1023 bytes, 512, ... 32; a cut is marked by ``…``.
+def fitted(
+    found: Sequence[Field | None], render: Callable[[Sequence[Field], int], str], limit: int | None = None
+) -> bytes:
+    """The first rendering that fits the limit in bytes (`LIMIT`), with all text cut at 1023 bytes, 512, ... 16.
 
-    ``render`` gets the fields and how many bytes anything else from outside may have.
+    A cut is marked by ``…``. ``render`` gets the fields and how many bytes anything else from outside may have.
     """
     given = [one for one in found if one is not None]
     line = b""
     for cap in _CAPS:
         short = [one if one.whole else one._replace(value=shortened(one.value, cap)) for one in given]
         line = render(short, cap).encode("utf-8", "replace")
-        if len(line) <= LIMIT:
+        if len(line) <= (limit or LIMIT):
             break
     return line
+
+
+def check_limit(limit: int) -> None:
+    """Raises `ConfigError` for a limit that not every record can be cut to, or that is beyond reason."""
+    if not LEAST <= limit <= MOST:
+        raise ConfigError(f"a line may have from {LEAST} to {MOST} bytes, not {limit}")
 
 
 def told(record: Record) -> dict[str, str | int | None]:
     """What all three say of a record, by our own names; each format has its own names for them."""
     decision, request, response = record["decision"], record["request"], record["response"]
-    made, trace, path = change(record), record["trace"], request["path"]
+    made, trace, path, found = change(record), record["trace"], request["path"], finding(record)
     return {
         "action_id": record["action_id"],
         "timestamp": record["timestamp"],
@@ -57,7 +70,7 @@ def told(record: Record) -> dict[str, str | int | None]:
         "kind": record["kind"],
         "action": record["action"],
         "event": record["event"],
-        "severity": record["severity"],
+        "severity": severity(record),
         "outcome": record["outcome"] or "intent",
         "user_id": record["user_id"],
         "subject_type": record["subject"]["type"],
@@ -68,13 +81,13 @@ def told(record: Record) -> dict[str, str | int | None]:
         "initiator_ip": record["initiator_ip"],
         "user_agent": record["user_agent"],
         "resource": resource_name(record),
-        "target": None if made is None else made.target,
+        "target": found.user if found is not None else None if made is None else made.target,
         "reason": record["reason"],
         "effect": decision["effect"],
         "act": decision["effect"] if decision["mode"] == "enforce" else f"{decision['effect']}, only noted",
         "mode": decision["mode"],
         "cause": decision["cause"],
-        "rule": decision["rule"],
+        "rule": decision["rule"] if found is None else found.rule,
         "detail": decision["detail"],
         "policy_digest": decision["policy_digest"],
         "protocol": request["protocol"],

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .facts import VENDOR, Record, address, content, message, operation, verb
+from .place import Place
 from .text import compact, to_json, without_nothing
 
 _PREFIX: Final = f"{VENDOR.replace('_', '-')}/"
 _VERBS = {"create": "create", "read": "get", "update": "update", "delete": "delete"}
 
 
-def event(record: Record) -> dict[str, Any]:
+def event(record: Record, place: Place | None = None) -> dict[str, Any]:
     """One event. A body of free shape is kept as it is; annotations are text."""
     request, response = content(record["request"]), content(record["response"])
     level = "RequestResponse" if response is not None else "Request" if request is not None else "Metadata"
@@ -33,7 +34,7 @@ def event(record: Record) -> dict[str, Any]:
             "responseStatus": _status(record),
             "requestReceivedTimestamp": record["timestamp"],
             "stageTimestamp": record["recorded_at"],
-            "annotations": _annotations(record),
+            "annotations": _annotations(record, place),
         }
     )
     found |= {"requestURI": _uri(record), "user": _user(record)}
@@ -44,9 +45,14 @@ def event(record: Record) -> dict[str, Any]:
     return found
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None) -> bytes:
     """One line of JSON."""
-    return to_json(event(record))
+    return to_json(event(record, place))
+
+
+def place_in(event: Any) -> tuple[Any, Any]:
+    """Origin and index, as the annotations have them."""
+    return event["annotations"][f"{_PREFIX}log-origin"], event["annotations"][f"{_PREFIX}log-index"]
 
 
 def _stage(record: Record) -> str:
@@ -103,7 +109,7 @@ def _status(record: Record) -> dict[str, Any] | None:
     }
 
 
-def _annotations(record: Record) -> dict[str, str | None]:
+def _annotations(record: Record, place: Place | None) -> dict[str, str | None]:
     decision, service, trace = record["decision"], record["service"], record["trace"]
     known: dict[str, str | None] = {
         "action": record["action"],
@@ -139,6 +145,8 @@ def _annotations(record: Record) -> dict[str, str | None]:
         "resource-properties": compact(record["resource"]["properties"]),
         "impact": compact(record["impact"]),
         "extra": compact(record["extra"]),
+        "log-origin": None if place is None else place.origin,
+        "log-index": None if place is None else str(place.index),
     }
     found = {f"{_PREFIX}{name}": value for name, value in known.items()}
     if decision["effect"] != "not_applicable":

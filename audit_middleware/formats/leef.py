@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .facts import VENDOR, Record, address, operation
+from .facts import VENDOR, Record, address, operation, severity
 from .fields import SEVERITIES, Field, field, fitted, told
+from .place import Place
 from .text import shortened, visible
 
 _TIME_FORMAT: Final = "yyyy-MM-dd'T'HH:mm:ss.SSSX"
@@ -29,20 +30,22 @@ _NAMES: Final = {
 _WHOLE: Final = frozenset(("externalId", "sequence"))
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None, limit: int | None = None) -> bytes:
     """One line."""
     known, ip, service = told(record), record["initiator_ip"], record["service"]
     found = [
         Field("devTime", f"{record['timestamp'][:23]}Z", whole=True),
         Field("devTimeFormat", _TIME_FORMAT, whole=True),
-        Field("sev", str(SEVERITIES[record["severity"]]), whole=True),
+        Field("sev", str(SEVERITIES[severity(record)]), whole=True),
         field("src" if address(ip) is not None else "srcName", ip),
         *(field(key, known[name], whole=key in _WHOLE) for key, name in _NAMES.items()),
     ]
+    if place is not None:
+        found += [Field("log", place.origin, whole=True), Field("index", str(place.index), whole=True)]
 
     def render(short: Sequence[Field], cap: int) -> str:
         header = (VENDOR, service["name"], service["version"] or "-", record["event"] or operation(record))
         parts = [visible(shortened(text, cap)).replace("|", "\\x7c") for text in header]
         return f"LEEF:2.0|{'|'.join(parts)}|x09|" + "\t".join(f"{one.name}={visible(one.value)}" for one in short)
 
-    return fitted(found, render)
+    return fitted(found, render, limit)

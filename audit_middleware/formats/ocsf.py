@@ -1,9 +1,9 @@
-"""OCSF 1.8: API Activity (6003), Account Change (3001) and User Access Management (3005), profiles security_control
-and, for API Activity, trace.
+"""OCSF 1.8: API Activity (6003), Account Change (3001), User Access Management (3005) and, of what a detector found,
+Detection Finding (2004); profiles security_control and, for API Activity, trace.
 
-`identities` decides which class a record is. With ``integrity`` the event says version 1.9.0-dev and has the profile
-record_integrity: the SHA-256 of this event's own canonical form (RFC 8785), without the fingerprint itself. That form
-of OCSF is unreleased; the proof of a record is the log, not the fingerprint.
+`identities` decides which class any other record is. With ``integrity`` the event says version 1.9.0-dev and has the
+profile record_integrity: the SHA-256 of this event's own canonical form (RFC 8785), without the fingerprint itself.
+That form of OCSF is unreleased; the proof of a record is the log, not the fingerprint.
 
 Source: https://schema.ocsf.io/1.8.0
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from .detection import LEFT_OUT, detection
 from .facts import (
     VENDOR,
     Record,
@@ -23,10 +24,13 @@ from .facts import (
     operation,
     refused,
     resource_name,
+    severity,
     succeeded,
     verb,
 )
+from .findings import finding
 from .identities import ACCESS_ACTIVITIES, ACCOUNT_ACTIVITIES, Change, change
+from .place import Place, shown
 from .text import canonical, is_cut, shortened, to_json, without_nothing
 
 VERSION, INTEGRITY_VERSION = "1.8.0", "1.9.0-dev"
@@ -39,13 +43,16 @@ _RULES = {"allow": (1, 1), "deny": (2, 2), "observed": (3, 17), "not_applicable"
 _SHA256: Final = 3
 
 
-def event(record: Record, *, integrity: bool = False) -> dict[str, Any]:
+def event(record: Record, place: Place | None = None, *, integrity: bool = False) -> dict[str, Any]:
     """One OCSF event."""
-    made = change(record)
-    found = _base(record)
-    found |= _api(record) if made is None else _iam(record, made)
+    made, seen = change(record), finding(record)
+    found = _base(record, place)
+    if seen is not None:
+        found = {name: value for name, value in found.items() if name not in LEFT_OUT} | detection(record, seen)
+    else:
+        found |= _api(record) if made is None else _iam(record, made)
     profiles = ["security_control"]
-    if made is None and record["trace"]["trace_id"]:
+    if made is None and seen is None and record["trace"]["trace_id"]:
         profiles.append("trace")
         found["trace"] = {"uid": record["trace"]["trace_id"]}
     found["metadata"]["profiles"] = profiles
@@ -53,17 +60,17 @@ def event(record: Record, *, integrity: bool = False) -> dict[str, Any]:
     return _attested(found, record) if integrity else found
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None) -> bytes:
     """One line of JSON."""
-    return to_json(event(record))
+    return to_json(event(record, place))
 
 
-def encode_with_integrity(record: Record) -> bytes:
+def encode_with_integrity(record: Record, place: Place | None = None) -> bytes:
     """One line of JSON, with the unreleased profile record_integrity."""
-    return to_json(event(record, integrity=True))
+    return to_json(event(record, place, integrity=True))
 
 
-def _base(record: Record) -> dict[str, Any]:
+def _base(record: Record, place: Place | None) -> dict[str, Any]:
     decision, service = record["decision"], record["service"]
     ok = succeeded(record)
     effect = "observed" if decision["effect"] == "deny" and decision["mode"] == "monitor" else decision["effect"]
@@ -71,7 +78,7 @@ def _base(record: Record) -> dict[str, Any]:
     return {
         "time": millis(record["timestamp"]),
         "duration": None if record["duration_us"] is None else record["duration_us"] // 1000,
-        "severity_id": _SEVERITIES[record["severity"]],
+        "severity_id": _SEVERITIES[severity(record)],
         "status_id": 0 if ok is None else 1 if ok else 2,
         "status_code": None if record["response"]["status"] is None else str(record["response"]["status"]),
         "status_detail": record["outcome"] or "intent",
@@ -105,6 +112,7 @@ def _base(record: Record) -> dict[str, Any]:
         "http_request": _http_request(record),
         "http_response": None if record["response"]["status"] is None else {"code": record["response"]["status"]},
         "unmapped": {
+            "log": shown(place),
             "kind": record["kind"],
             "reason": record["reason"],
             "impact": record["impact"],
@@ -258,7 +266,7 @@ def _complete(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prune_lists(made: dict[str, Any]) -> None:
-    for holder, name in ((made, "resources"), (made["actor"], "authorizations")):
+    for holder, name in ((made, "resources"), (made.get("actor", {}), "authorizations")):
         if name in holder:
             holder[name] = [without_nothing(one) for one in holder[name]]
 

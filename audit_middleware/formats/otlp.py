@@ -11,24 +11,25 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from .facts import LEVELS, VENDOR, Record, content, host, message, micros, operation
+from .facts import LEVELS, VENDOR, Record, content, host, message, micros, operation, severity
+from .place import Place
 from .text import compact, to_json
 
 _SEVERITIES: Final = (9, 10, 13, 17, 21)  # INFO, INFO2, WARN, ERROR, FATAL
 _TRACE, _SPAN = re.compile(r"(?!0+\Z)[0-9a-f]{32}\Z"), re.compile(r"(?!0+\Z)[0-9a-f]{16}\Z")
 
 
-def log_record(record: Record) -> dict[str, Any]:
+def log_record(record: Record, place: Place | None = None) -> dict[str, Any]:
     """One ``LogRecord``."""
     trace = record["trace"]
     found: dict[str, Any] = {
         "timeUnixNano": str(micros(record["timestamp"]) * 1000),
         "observedTimeUnixNano": str(micros(record["recorded_at"]) * 1000),
-        "severityNumber": _SEVERITIES[LEVELS[record["severity"]]],
-        "severityText": record["severity"],
+        "severityNumber": _SEVERITIES[LEVELS[severity(record)]],
+        "severityText": severity(record),
         "eventName": record["event"] or operation(record),
         "body": {"stringValue": message(record)},
-        "attributes": attributes(_known(record)),
+        "attributes": attributes(_known(record, place)),
     }
     if _TRACE.match(trace["trace_id"] or ""):
         found["traceId"] = trace["trace_id"]
@@ -50,15 +51,22 @@ def resource(record: Record) -> dict[str, Any]:
     return {"attributes": attributes(known)}
 
 
-def logs_data(record: Record) -> dict[str, Any]:
+def logs_data(record: Record, place: Place | None = None) -> dict[str, Any]:
     """One ``LogsData``, which is an ``ExportLogsServiceRequest`` as well."""
-    scope = {"scope": {"name": VENDOR}, "logRecords": [log_record(record)]}
+    scope = {"scope": {"name": VENDOR}, "logRecords": [log_record(record, place)]}
     return {"resourceLogs": [{"resource": resource(record), "scopeLogs": [scope]}]}
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, place: Place | None = None) -> bytes:
     """One line of JSON."""
-    return to_json(logs_data(record))
+    return to_json(logs_data(record, place))
+
+
+def place_in(data: Any) -> tuple[Any, Any]:
+    """Origin and index, as the attributes have them."""
+    (line,) = data["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    known = {one["key"]: one["value"] for one in line["attributes"]}
+    return known["audit.log.origin"]["stringValue"], known["audit.log.index"]["intValue"]
 
 
 def attributes(known: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +80,7 @@ def _any(value: Any) -> dict[str, Any]:
     return {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
 
 
-def _known(record: Record) -> dict[str, Any]:
+def _known(record: Record, place: Place | None) -> dict[str, Any]:
     request, response = record["request"], record["response"]
     standard = {
         "log.record.uid": record["action_id"],
@@ -90,7 +98,8 @@ def _known(record: Record) -> dict[str, Any]:
         "url.query": request["query"],
         "error.type": response["error"],
     }
-    return standard | {f"audit.{name}": value for name, value in _ours(record).items()}
+    where = {} if place is None else {"log.origin": place.origin, "log.index": place.index}
+    return standard | {f"audit.{name}": value for name, value in (_ours(record) | where).items()}
 
 
 def _ours(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Twelve records of different kinds: what the golden files are made of. Values are fixed; nothing is read or random."""
+"""Records of different kinds: what the golden files are made of. Values are fixed; nothing is read or random."""
 
 from __future__ import annotations
 
@@ -253,5 +253,32 @@ RECORDS: dict[str, Record] = {
         impact={"before": {"name": _HOSTILE}, "after": {"name": "x" * 500}, "count": None},
         trace={"correlation_id": _HOSTILE},
         extra={"note": _HOSTILE},
+    ),
+    "finding": _made(
+        13,
+        **_CONTROL,
+        action="audit.finding",
+        event="AUDIT_FINDING",
+        severity="medium",
+        extra={
+            "finding_id": "f-019aab0d-1",
+            "rule": "denial-burst",
+            "title": "Many denials of one user",
+            "level": "high",
+            "dimension": "denials",
+            "group": {"user_id": "ann", "tenant": "north"},
+            "observed": 41,
+            "baseline": "3 a day",
+            "window_s": 300,
+            "first": "2026-11-22T10:10:00.250000Z",
+            "last": "2026-11-22T10:15:12Z",
+            "evidence": [1801, 1803, 1809],
+            "evidence_count": 41,
+            "user_id": "ann",
+            "respond": None,
+        },
+    ),
+    "finding_bare": _made(
+        14, **_CONTROL, action="audit.finding", event="AUDIT_FINDING", severity="high", extra={}
     ),
 }  # fmt: skip

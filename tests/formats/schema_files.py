@@ -30,9 +30,9 @@ def errors(schema: Mapping[str, Any], value: Any) -> list[str]:
 def ocsf_schema(version: str, kind: int) -> dict[str, Any]:
     """The schema of a class. That of 3001 and 3005 lacks ``actor``, which both classes have whatever the profile (it
     was lost in their conversion): it is taken from API Activity."""
-    names = {6003: "api_activity", 3001: "account_change", 3005: "user_access"}
+    names = {6003: "api_activity", 3001: "account_change", 3005: "user_access", 2004: "detection_finding"}
     schema: dict[str, Any] = json.loads((PUBLISHED / f"ocsf-{version}-{names[kind]}.schema.json").read_text())
-    if kind != 6003:
+    if kind in (3001, 3005):
         other = json.loads((PUBLISHED / f"ocsf-{version}-api_activity.schema.json").read_text())
         assert "actor" not in schema["properties"], "the published schema was repaired: use it as it is"
         schema["properties"]["actor"] = other["properties"]["actor"]

@@ -84,7 +84,7 @@ def test_jsonl_is_the_entry(name: str) -> None:
 # --- the schemas of the destinations ----------------------------------------------------------------------------------
 
 
-CLASSES = {"role_change": 3005, "account_created": 3001}
+CLASSES = {"role_change": 3005, "account_created": 3001, "finding": 2004, "finding_bare": 2004}
 
 
 @published
