@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar
 
+from ..model import Outcome
 from . import schema
 from .conditions import read_condition
 from .document import ListNode, MapNode, Node, Pair, ScalarNode
@@ -17,6 +18,7 @@ from .schema import ActionSpec, Limit, Rate, Requirements, RuleSpec
 __all__ = ["Names", "enforced", "read_action"]
 
 Word = TypeVar("Word", bound=str)
+_NONE: tuple[tuple[str, ...], tuple[Outcome, ...]] = ((), ())
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -48,6 +50,9 @@ def read_action(reader: Reader, name: str, pair: Pair, path: str, names: Names) 
     if not schema.ACTION_NAME.fullmatch(name):
         reader.findings.add(pair.line, path, f"'{name}' is not an action name such as invoice.delete")
     allow, deny = _rules(reader, pairs, path, names)
+    notify, outcomes = (
+        _notify(reader, pairs["notify"].value, join(path, "notify"), names) if "notify" in pairs else _NONE
+    )
     record = _word(reader, pairs, path, "record", schema.LEVELS, "metadata")
     guarantee = _word(reader, pairs, path, "guarantee", schema.GUARANTEES, "after")
     if record == "none" and guarantee != "after":
@@ -65,7 +70,8 @@ def read_action(reader: Reader, name: str, pair: Pair, path: str, names: Names) 
         limit=_limit(reader, pairs["limit"].value, join(path, "limit")) if "limit" in pairs else None,
         guarantee=guarantee,
         on_log_failure=_word(reader, pairs, path, "on_log_failure", schema.LOG_FAILURES, "deny"),
-        notify=_known(reader, pairs, path, "notify", names.channels, "channel"),
+        notify=notify,
+        notify_outcomes=outcomes,
         stated=frozenset(pairs) & {"event", "severity"},
     )
 
@@ -152,16 +158,27 @@ def _claim(reader: Reader, name: str, line: int, path: str, taken: dict[str, int
         taken[name] = line
 
 
-def _known(
-    reader: Reader, pairs: Mapping[str, Pair], path: str, key: str, valid: Collection[str], noun: str
-) -> tuple[str, ...]:
-    if key not in pairs:
-        return ()
-    found = reader.texts(pairs[key].value, join(path, key))
-    for name, (line, where) in found.items():
-        if name not in valid:
-            reader.findings.add(line, where, f"unknown {noun} '{name}'", nearest(name, valid))
-    return tuple(sorted(found))
+def _notify(reader: Reader, node: Node, path: str, names: Names) -> tuple[tuple[str, ...], tuple[Outcome, ...]]:
+    """The channels of an action, and the outcomes of which they hear; none are all of them."""
+    outcomes: tuple[Outcome, ...] = ()
+    if isinstance(node, MapNode):
+        pairs = reader.table(node, path, schema.NOTIFY_KEYS, required=("channels",))
+        if "outcomes" in pairs:
+            listed, where = pairs["outcomes"].value, join(path, "outcomes")
+            found = {reader.choice(item, at, schema.OUTCOMES, "success") for at, item in reader.items(listed, where)}
+            if not found:
+                reader.findings.add(listed.line, where, "lists no outcome: leave it out to hear of all")
+            outcomes = tuple(word for word in schema.OUTCOMES if word in found and found != set(schema.OUTCOMES))
+        if "channels" not in pairs:
+            return (), ()
+        node, path = pairs["channels"].value, join(path, "channels")
+        if isinstance(node, ListNode) and not node.items:
+            reader.findings.add(node.line, path, "lists no channel")
+    channels = reader.texts(node, path)
+    for name, (line, where) in channels.items():
+        if name not in names.channels:
+            reader.findings.add(line, where, f"unknown channel '{name}'", nearest(name, names.channels))
+    return tuple(sorted(channels)), outcomes
 
 
 # --- requirements and limits -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from .evaluate import CompiledAction, Policy
 from .patterns import Pattern
 from .routes import RouteEntry, find, table
-from .schema import GUARANTEES, LOG_FAILURES, Limit, Requirements
+from .schema import GUARANTEES, LOG_FAILURES, OUTCOMES, Limit, Requirements
 from .wording import limit_in_words, requirements_in_words
 
 __all__ = ["Change", "setting_changes"]
@@ -61,6 +61,7 @@ def setting_changes(old: Policy, new: Policy) -> Iterator[Change]:
             yield Change("widening", name, (), f"{name} is new and monitored: every request passes")
     if old.redact != new.redact:
         yield Change("recording", None, (), f"redaction: {_redaction(old)} -> {_redaction(new)}")
+    yield from _channels(old, new)
     if old.personal != new.personal:
         yield Change("recording", None, (), f"personal: {_words(old.personal)} -> {_words(new.personal)}")
 
@@ -84,12 +85,37 @@ def _action(old: CompiledAction, new: CompiledAction) -> Iterator[Change]:
     yield from _changes(name, "limit", _limit(old.limit, new.limit), old.limit, new.limit)
     for word, order in (("guarantee", GUARANTEES[::-1]), ("on_log_failure", LOG_FAILURES)):
         yield from _promise(name, word, order, getattr(old, word), getattr(new, word))
-    for word in ("event", "severity", "record", "notify"):
+    for word in ("event", "severity", "record"):
         before, after = getattr(old, word), getattr(new, word)
         if before != after:
-            shown = tuple(_words(value) if isinstance(value, tuple) else value for value in (before, after))
             gone = word == "record" and after == "none"  # who was allowed leaves no trace any more
-            yield Change("weakening" if gone else "recording", name, (), f"{name}: {word} {shown[0]} -> {shown[1]}")
+            yield Change("weakening" if gone else "recording", name, (), f"{name}: {word} {before} -> {after}")
+    told = [{(one, outcome) for one in side.notify for outcome in _outcomes(side)} for side in (old, new)]
+    if told[0] != told[1]:
+        kind: Kind = "recording" if told[0] <= told[1] else "weakening"  # somebody no longer hears of something
+        yield Change(kind, name, (), f"{name}: notify {_notified(old)} -> {_notified(new)}")
+
+
+def _outcomes(action: CompiledAction) -> tuple[str, ...]:
+    return action.notify_outcomes or OUTCOMES
+
+
+def _notified(action: CompiledAction) -> str:
+    of = f" of {_words(action.notify_outcomes)}" if action.notify_outcomes else ""
+    return _words(action.notify) + of
+
+
+def _channels(old: Policy, new: Policy) -> Iterator[Change]:
+    """By their settings' names: what a reference names is known to nobody here, and a URL may be confidential."""
+    for name in sorted({*old.channels, *new.channels}):
+        before, after = old.channels.get(name), new.channels.get(name)
+        if before is None or after is None or before.type != after.type:
+            shown = " -> ".join(one.type if one is not None else "nothing" for one in (before, after))
+            yield Change("recording", None, (), f"channel {name}: {shown}")
+        elif before != after:
+            keys = {*before.options, *after.options}
+            changed = sorted(key for key in keys if before.options.get(key) != after.options.get(key))
+            yield Change("recording", None, (), f"channel {name}: other {_words(tuple(changed))}")
 
 
 def _promise(name: str, word: str, strongest_first: tuple[str, ...], old: str, new: str) -> Iterator[Change]:

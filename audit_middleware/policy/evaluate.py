@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ConditionError
-from ..model import ANONYMOUS, Cause, Decision, Effect, Level, Mode, Resource, Severity, Subject
+from ..model import ANONYMOUS, Cause, Decision, Effect, Level, Mode, Outcome, Resource, Severity, Subject
 from .conditions import CompiledCondition, PredicateFunction, compile_condition, paths
 from .needs import NOTHING, Needs, needs_of
 from .requirements import read_by
@@ -92,7 +92,7 @@ class CompiledRule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledAction:
-    """One action, ready to decide. The fields up to ``notify`` are those of the file, with defaults filled in;
+    """One action, ready to decide. The fields up to ``stated`` are those of the file, with defaults filled in;
     ``stated`` names those of ``event`` and ``severity`` that are no defaults."""
 
     name: str
@@ -105,6 +105,7 @@ class CompiledAction:
     require: Requirements | None
     limit: Limit | None
     notify: tuple[str, ...]
+    notify_outcomes: tuple[Outcome, ...]
     stated: frozenset[str]
     allow: tuple[CompiledRule, ...]
     deny: tuple[CompiledRule, ...]
@@ -329,6 +330,7 @@ class _Compiler:
             require=spec.require,
             limit=spec.limit,
             notify=spec.notify,
+            notify_outcomes=spec.notify_outcomes,
             stated=spec.stated,
             allow=allow,
             deny=deny,

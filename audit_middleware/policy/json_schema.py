@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from ..model import Cause
 from . import schema
+from .channels import ADDRESS, CHANNEL_NAME, HOST, OPTIONS, VARIABLE, Option
 from .operators import WINDOW
 from .reader import MAX_TEXT
 from .routes import METHODS
@@ -71,7 +72,9 @@ def policy_schema() -> Json:
         "roles": _told(_map(_ref("role"), propertyNames=_role_name()), "The roles, and what each inherits."),
         "actions": _told(_map(_ref("action"), propertyNames=_action_name()), "The actions, by name."),
         "routes": _told({"type": "array", "items": _ref("route")}, "Actions and exemptions for code without marks."),
-        "channels": _told(_map(_ref("channel")), "Where notifications go."),
+        "channels": _told(
+            _map(_ref("channel"), propertyNames={"pattern": f"^{CHANNEL_NAME.pattern}$"}), "Where notifications go."
+        ),
         "redact": _ref("redact"),
         "personal": _told(_list({"type": "string", "pattern": _ATTRIBUTE}), "Attributes that are personal data."),
     }
@@ -161,7 +164,15 @@ def _action_definitions() -> Json:
         "limit": _ref("limit"),
         "guarantee": _choice(schema.GUARANTEES, "after", "How sure the record is before the response."),
         "on_log_failure": _choice(schema.LOG_FAILURES, "deny", "What happens when the log cannot be written."),
-        "notify": _told(_list(_TEXT), "Names of channels."),
+        "notify": {
+            "description": "Channels that hear of it, of all outcomes or of some.",
+            "anyOf": [
+                _list(_TEXT),
+                _object(
+                    {"channels": _list(_TEXT, 1), "outcomes": _list({"enum": [*schema.OUTCOMES]}, 1)}, ("channels",)
+                ),
+            ],
+        },
     }
     require = {
         "mfa": {"type": "boolean"},
@@ -204,10 +215,8 @@ def _other_definitions() -> Json:
             dependentRequired={"resource": ["action"], "until": ["exempt"]},
         ),
         "channel": {
-            "type": "object",
-            "properties": {"type": {"enum": list(schema.CHANNEL_TYPES)}},
-            "required": ["type"],
-            "additionalProperties": _TEXT,
+            "description": "Where notifications go.",
+            "anyOf": [_channel(kind) for kind in schema.CHANNEL_TYPES],
         },
         "redact": _object(
             {
@@ -217,6 +226,31 @@ def _other_definitions() -> Json:
             description="What never reaches a record.",
         ),
     }
+
+
+def _channel(kind: str) -> Json:
+    options = OPTIONS[kind]
+    login: Json = {"dependentRequired": {"username": ["password"], "password": ["username"]}} if kind == "email" else {}
+    required = tuple(key for key, option in options.items() if option.required)
+    values = {key: _told(_option(option), option.told) for key, option in options.items()}
+    return _object({"type": {"const": kind}, **values}, ("type", *required), **login)
+
+
+def _option(option: Option) -> Json:
+    reference = rf"^({VARIABLE.pattern}|file:.+)$"
+    address = {"type": "string", "pattern": f"^{ADDRESS.pattern}$"}
+    found: Mapping[str, Json] = {
+        "secret": {"type": "string", "pattern": reference, "examples": ["${VARIABLE}", "file:PATH"]},
+        "url": {"anyOf": [{"type": "string", "pattern": r"^https?://"}, {"type": "string", "pattern": reference}]},
+        "text": {"type": "string", "pattern": f"^{HOST.pattern}$"},
+        "path": _TEXT,
+        "address": address,
+        "addresses": _list(address, 1),
+        "flag": {"type": "boolean"},
+        "word": {"enum": list(option.words), "default": next(iter(option.words), "")},
+        "number": {"type": "integer", "minimum": 1, "maximum": option.most},
+    }
+    return found[option.kind]
 
 
 # --- test files --------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from .load import loads, read_bytes
 from .logic import both, negated, outcome, solve
 from .places import Places
 from .reach import Applies, allowed, anybody, fires
+from .schema import OUTCOMES
 
 __all__ = ["CODES", "Finding", "Lint", "lint", "sarif"]
 
@@ -35,6 +36,8 @@ CODES: Mapping[str, tuple[Level, str]] = MappingProxyType(
         "unused-role": ("warning", "No rule names the role or what it inherits: it grants nothing."),
         "unreachable-action": ("warning", "No request is ever allowed."),
         "severe-unrecorded": ("warning", "An action of high severity leaves no record when it is allowed."),
+        "unused-channel": ("warning", "No action notifies the channel."),
+        "notify-unrecorded": ("warning", "A channel is to hear of what leaves no record."),
         "expired-exemption": ("error", "The exemption's last day is over: the route is refused."),
         "route-without-action": ("error", "A route of the application does not fit the policy."),
         "entry-without-route": ("error", "An entry under `routes` matches no route of the application."),
@@ -98,7 +101,7 @@ def lint(path: str | Path, today: date, *, predicates: Mapping[str, PredicateFun
     policy = loads(text, str(path), predicates=predicates)
     places = Places(text, str(path))
     made = _Linter(policy, places, str(path))
-    found = [*made.roles(), *made.routes(today)]
+    found = [*made.roles(), *made.channels(), *made.routes(today)]
     for action in policy.actions.values():
         found.extend(made.action(action))
     return Lint(policy, places, str(path), tuple(sorted(found, key=lambda finding: finding.line)))
@@ -120,6 +123,13 @@ class _Linter:
                 text = f"role {role} grants nothing: no rule names it or what it inherits"
                 yield self._finding("unused-role", self._places.roles.get(role, 1), f"roles.{role}", text)
 
+    def channels(self) -> Iterator[Finding]:
+        used = {name for action in self._policy.actions.values() for name in action.notify}
+        for name in self._policy.channels:
+            if name not in used:
+                text = f"no action notifies channel {name}: only rules of a followers' configuration can use it"
+                yield self._finding("unused-channel", self._places.channels.get(name, 1), f"channels.{name}", text)
+
     def routes(self, today: date) -> Iterator[Finding]:
         for entry in self._policy.routes:
             if entry.expired(today):
@@ -132,6 +142,10 @@ class _Linter:
             where = f"actions.{action.name}"
             text = f"severity {action.severity}, and record: none: who was allowed leaves no trace"
             yield self._finding("severe-unrecorded", self._places.actions.get(action.name, 1), where, text)
+        if action.notify and action.record == "none" and "success" in (action.notify_outcomes or OUTCOMES):
+            where = f"actions.{action.name}"
+            text = "notifies of success, and record: none: what succeeds leaves no record, so nobody hears of it"
+            yield self._finding("notify-unrecorded", self._places.actions.get(action.name, 1), where, text)
         impossible = []
         for rule in (*action.deny, *action.allow):
             for finding in self._conditions(action, rule):

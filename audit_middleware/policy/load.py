@@ -12,6 +12,7 @@ from ..errors import PolicyError
 from . import schema
 from .actions import Names, enforced, read_action
 from .attributes import path_problem
+from .channels import read_channels
 from .conditions import PredicateFunction
 from .document import MAX_BYTES, Node, Pair, compose, decode
 from .evaluate import Policy
@@ -19,7 +20,7 @@ from .findings import Findings, join, nearest
 from .patterns import Pattern, PatternError
 from .reader import Reader
 from .routes import RouteEntry, read_routes
-from .schema import Channel, PolicySpec, Redaction
+from .schema import PolicySpec, Redaction
 
 __all__ = ["load", "load_bytes", "loads", "read_bytes"]
 
@@ -75,7 +76,7 @@ def _policy(reader: Reader, node: Node, predicates: Mapping[str, Any]) -> Policy
     for feature in ("channels", "personal"):
         if feature in pairs:
             enforced(reader, feature, pairs[feature].line, feature)
-    channels = _channels(reader, pairs["channels"].value) if "channels" in pairs else {}
+    channels = read_channels(reader, pairs["channels"].value) if "channels" in pairs else {}
     roles = _roles(reader, pairs["roles"].value) if "roles" in pairs else {}
     actions = _actions(reader, pairs, Names(roles, channels, predicates))
     routes: tuple[RouteEntry, ...] = ()
@@ -180,18 +181,6 @@ def _way_back(roles: Mapping[str, tuple[str, ...]], start: str) -> tuple[str, ..
 
 
 # --- the rest ----------------------------------------------------------------------------------------------------
-
-
-def _channels(reader: Reader, node: Node) -> dict[str, Channel]:
-    found: dict[str, Channel] = {}
-    for name, pair in reader.table(node, "channels").items():
-        path = join("channels", name)
-        options = reader.table(pair.value, path, required=("type",))
-        type_pair = options.pop("type", None)
-        kind = reader.choice(type_pair.value, join(path, "type"), schema.CHANNEL_TYPES, "webhook") if type_pair else ""
-        values = {key: reader.text(option.value, join(path, key)) for key, option in sorted(options.items())}
-        found[name] = Channel(kind, MappingProxyType(values))
-    return found
 
 
 def _redact(reader: Reader, node: Node) -> Redaction:

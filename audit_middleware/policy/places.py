@@ -11,11 +11,12 @@ __all__ = ["Places"]
 
 
 class Places:
-    """Lines, from 1, of roles, actions and rules of a policy that loads."""
+    """Lines, from 1, of roles, channels, actions and rules of a policy that loads."""
 
     def __init__(self, text: str, filename: str) -> None:
         tree = compose(text.removeprefix("\ufeff"), Findings(filename))
         self.roles = dict(_lines(_child(tree, "roles")))
+        self.channels = dict(_lines(_child(tree, "channels")))
         self.actions = dict(_lines(_child(tree, "actions")))
         self._rules: dict[tuple[str, str], int] = {}
         for action in self.actions:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ..model import Level, Mode, Severity
+from ..model import Level, Mode, Outcome, Severity
+from .channels import CHANNEL_TYPES, Channel
 from .conditions import Condition, to_json
 from .patterns import Pattern
 from .routes import RouteEntry
 
 __all__ = [
+    "CHANNEL_TYPES",
     "ENFORCED",
     "FEATURES",
     "ActionSpec",
@@ -47,7 +49,7 @@ FEATURES = (
 """Parts of the language that a version may know without carrying them out."""
 
 ENFORCED: frozenset[str] = frozenset(
-    {"require", "limit", "guarantee: before", "guarantee: sealed", "on_log_failure: degrade"}
+    {"require", "limit", "guarantee: before", "guarantee: sealed", "on_log_failure: degrade", "notify", "channels"}
 )
 """Those of `FEATURES` that this version carries out; a policy that uses another does not load."""
 
@@ -82,7 +84,8 @@ ACTION_KEYS = (
 RULE_KEYS = ("name", "roles", "when")
 REQUIRE_KEYS = ("mfa", "acr", "auth_age", "reason", "confirm")
 LIMIT_KEYS = ("rate", "concurrent", "per", "on_limit_error")
-CHANNEL_TYPES = ("webhook", "slack", "pagerduty", "email", "apprise")
+NOTIFY_KEYS = ("channels", "outcomes")
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "denied", "error", "aborted")
 REDACT_PATTERNS = ("card-number", "email", "iban", "jwt", "us-ssn")
 
 ANYONE = "anyone"
@@ -165,8 +168,9 @@ class Limit:
 class ActionSpec:
     """One action as the file says it, with every default filled in.
 
-    ``stated`` holds which of ``event`` and ``severity`` the file gives itself: those win over the mark in the code. It
-    is no part of what is digested, because it changes no decision.
+    ``notify_outcomes`` are those of which the channels of ``notify`` hear; none are all. ``stated`` holds which of
+    ``event`` and ``severity`` the file gives itself: those win over the mark in the code. It is no part of what is
+    digested, because it changes no decision.
     """
 
     name: str
@@ -181,6 +185,7 @@ class ActionSpec:
     guarantee: Guarantee = "after"
     on_log_failure: LogFailure = "deny"
     notify: tuple[str, ...] = ()
+    notify_outcomes: tuple[Outcome, ...] = ()
     stated: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
@@ -197,7 +202,9 @@ class ActionSpec:
             body["require"] = self.require.to_json()
         if self.limit is not None:
             body["limit"] = self.limit.to_json()
-        if self.notify:
+        if self.notify_outcomes:
+            body["notify"] = {"channels": list(self.notify), "outcomes": list(self.notify_outcomes)}
+        elif self.notify:
             body["notify"] = list(self.notify)
         return body
 
@@ -208,14 +215,6 @@ class Redaction:
 
     keys: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """Where notifications go. Option values may hold ``${NAME}``, which only the notifier replaces."""
-
-    type: str
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +239,7 @@ class PolicySpec:
         body["routes"] = [entry.to_json() for entry in self.routes]
         body["redact"] = {"keys": list(self.redact.keys), "patterns": list(self.redact.patterns)}
         if self.channels:
-            body["channels"] = {name: {"type": c.type, **c.options} for name, c in self.channels.items()}
+            body["channels"] = {name: {"type": one.type, **one.options} for name, one in self.channels.items()}
         if self.personal:
             body["personal"] = list(self.personal)
         return body

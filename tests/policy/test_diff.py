@@ -199,3 +199,40 @@ def test_no_widening_is_a_proof_after_an_edit(
 def test_a_policy_does_not_differ_from_itself(source: dict[str, Any]) -> None:
     same = loads(json.dumps(source))
     assert diff(same, loads(json.dumps(source))).changes == ()
+
+
+def _notifying(action: str, *channels: str) -> Policy:
+    return loads(
+        f"version: 1\nname: p\nactions: {{a.b: {{{action}}}}}\nchannels:\n"
+        + "".join(f"  {channel}\n" for channel in channels)
+    )
+
+
+def test_who_is_told_is_compared() -> None:
+    one, two = "one: {type: slack, url: '${ONE}'}", "two: {type: slack, url: '${TWO}'}"
+    few, all_of = "notify: {channels: [one], outcomes: [denied, error]}", "notify: [one]"
+    base = _notifying(all_of, one, two)
+    assert changes(base, _notifying("notify: [one, two]", one, two)) == [
+        ("recording", "a.b: notify one -> one, two", True)
+    ]
+    assert changes(base, _notifying(few, one, two)) == [("weakening", "a.b: notify one -> one of denied, error", True)]
+    assert changes(_notifying(few, one, two), base) == [("recording", "a.b: notify one of denied, error -> one", True)]
+    assert changes(base, _notifying("", one, two)) == [("weakening", "a.b: notify one -> nothing", True)]
+
+
+def test_channels_are_compared_without_showing_what_they_hold() -> None:
+    old = _notifying(
+        "", "one: {type: slack, url: '${ONE}'}", "two: {type: slack, url: '${TWO}'}", "a: {type: slack, url: '${A}'}"
+    )
+    new = _notifying(
+        "",
+        "one: {type: slack, url: '${OTHER}'}",
+        "two: {type: apprise, url: '${TWO}'}",
+        "b: {type: slack, url: '${A}'}",
+    )
+    assert [text for _, text, _ in changes(old, new)] == [
+        "channel a: slack -> nothing",
+        "channel b: nothing -> slack",
+        "channel one: other url",
+        "channel two: slack -> apprise",
+    ]

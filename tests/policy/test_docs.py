@@ -12,6 +12,7 @@ import pytest
 
 from audit_middleware.errors import PolicyError
 from audit_middleware.policy import Policy, loads, schema, suite
+from audit_middleware.policy.channels import OPTIONS
 from audit_middleware.policy.lint import CODES
 from audit_middleware.policy.operators import OPERATORS
 from audit_middleware.policy.patterns import MAX_PROGRAM
@@ -89,12 +90,13 @@ def test_what_comes_later_is_refused_and_right(monkeypatch: pytest.MonkeyPatch) 
     assert all(line.endswith("not supported by this version") for line in found)
     assert len(found) == len(set(schema.FEATURES) - schema.ENFORCED)
     monkeypatch.setattr(schema, "ENFORCED", frozenset(schema.FEATURES))
-    assert load(text).channels
+    assert load(text).personal
 
 
 @pytest.mark.parametrize(
     "words",
     [
+        *(schema.NOTIFY_KEYS, schema.OUTCOMES, *(tuple(options) for options in OPTIONS.values())),
         *(schema.POLICY_KEYS, schema.ACTION_KEYS, schema.RULE_KEYS, schema.REQUIRE_KEYS, schema.LIMIT_KEYS),
         *(schema.SEVERITIES, schema.LEVELS, schema.MODES, schema.DEFAULTS, schema.GUARANTEES, schema.LOG_FAILURES),
         *(schema.BUILT_IN_ROLES, schema.REDACT_PATTERNS, schema.CHANNEL_TYPES, schema.PERS, tuple(schema.UNITS)),

@@ -135,6 +135,16 @@ MISTAKES = [
     f"{HEAD}actions: {{}}\nroutes: [{{match: GET /x, exempt: why, resource: x}}]",
     f"{HEAD}actions: {{}}\nredact: {{patterns: [emial]}}",
     f"{HEAD}actions: {{}}\nredact: [password]",
+    f"{HEAD}actions: {{a.b: {{notify: ops}}}}",
+    f"{HEAD}actions: {{a.b: {{notify: {{outcomes: [denied]}}}}}}",
+    f"{HEAD}actions: {{a.b: {{notify: {{channels: [ops], outcomes: [deny]}}}}}}\n"
+    "channels: {ops: {type: slack, url: '${A}'}}",
+    f"{HEAD}actions: {{}}\nchannels: {{ops: {{type: slack}}}}",
+    f"{HEAD}actions: {{}}\nchannels: {{ops: {{type: slack, url: https://hooks.example.com/secret}}}}",
+    f"{HEAD}actions: {{}}\nchannels: {{ops: {{type: slack, url: '${{A}}', routing_key: '${{A}}'}}}}",
+    f"{HEAD}actions: {{}}\nchannels: {{Ops: {{type: slack, url: '${{A}}'}}}}",
+    f"{HEAD}actions: {{}}\nchannels: {{ops: {{type: pagerduty, routing_key: '${{A}}', timeout: 61}}}}",
+    f"{HEAD}actions: {{}}\nchannels: {{ops: {{type: email, host: a, from: a, to: [b@c.example]}}}}",
 ]
 
 

@@ -129,6 +129,25 @@ def test_roles_and_exemptions(tmp_path: Path) -> None:
     ]
 
 
+def test_channels_that_nobody_hears_of(tmp_path: Path) -> None:
+    text = "version: 1\nname: p\nroles: {a: {}}\nactions:\n"
+    text += "  x.y: {allow: [a], record: none, notify: [one]}\n"
+    text += "  x.z: {allow: [a], record: none, notify: {channels: [one], outcomes: [denied]}}\n"
+    text += "channels:\n  one: {type: slack, url: '${ONE}'}\n  two: {type: slack, url: '${TWO}'}\n"
+    assert found(tmp_path, text) == [
+        (
+            "notify-unrecorded",
+            5,
+            "notifies of success, and record: none: what succeeds leaves no record, so nobody hears of it",
+        ),
+        (
+            "unused-channel",
+            9,
+            "no action notifies channel two: only rules of a followers' configuration can use it",
+        ),
+    ]
+
+
 def test_a_policy_that_does_not_load_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError):
         found(tmp_path, "version: 2\n")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from audit_middleware.policy import loads, schema
+from audit_middleware.policy.channels import OPTIONS
 from audit_middleware.policy.schema import Channel, Limit, Rate, Requirements
 from tests.policy.samples import BILLING, problems
 
@@ -387,11 +388,7 @@ personal: [subject.email, resource.owner]
 
 
 def test_what_is_not_enforced_is_refused() -> None:
-    assert problems(FULL) == [
-        "10: actions.invoice.delete.notify: not supported by this version",
-        "11: channels: not supported by this version",
-        "13: personal: not supported by this version",
-    ]
+    assert problems(FULL) == ["13: personal: not supported by this version"]
 
 
 def test_a_guarantee_is_one_of_a_record() -> None:
@@ -447,8 +444,10 @@ def test_the_whole_schema_loads_and_is_exposed() -> None:
         ("guarantee: before", "guarantee: sealed"),
         ("on_log_failure: degrade", "on_log_failure: deny"),
         ("notify: [security]", "notify: []"),
-        ("type: webhook", "type: slack"),
-        (", secret: '${SECURITY_WEBHOOK_SECRET}'", ""),
+        ("type: webhook, url: '${SECURITY_WEBHOOK_URL}', secret:", "type: slack, url:"),
+        ("notify: [security]", "notify: {channels: [security], outcomes: [denied]}"),
+        ("{SECURITY_WEBHOOK_SECRET}", "{OTHER_SECRET}"),
+        ("_SECRET}'}", "_SECRET}', timeout: 5}"),
         ("[subject.email, resource.owner]", "[subject.email]"),
     ],
 )
@@ -492,6 +491,19 @@ def test_equal_requirements_have_one_form(everything_enforced: None) -> None:
             "limit.per: 'ip' is not one of subject, tenant, address, action",
         ),
         ("{notify: [securty]}", "notify[0]: unknown channel 'securty'; did you mean 'security'?"),
+        ("{notify: security}", "notify: expected a list, found text: write [security]"),
+        ("{notify: {outcomes: [denied]}}", "notify.channels: missing"),
+        ("{notify: {channels: []}}", "notify.channels: lists no channel"),
+        (
+            "{notify: {channels: [security], outcomes: []}}",
+            "notify.outcomes: lists no outcome: leave it out to hear of all",
+        ),
+        (
+            "{notify: {channels: [security], outcomes: [deny]}}",
+            "notify.outcomes[0]: 'deny' is not one of success, failure, denied, error, aborted; did you mean 'denied'?",
+        ),
+        ("{notify: {channels: [securty]}}", "notify.channels[0]: unknown channel 'securty'; did you mean 'security'?"),
+        ("{notify: {channel: [security]}}", "notify.channel: unknown key; did you mean 'channels'?"),
     ],
 )
 def test_mistakes_in_what_comes_later(body: str, finding: str) -> None:
@@ -525,3 +537,98 @@ def test_durations(text: str, seconds: int) -> None:
     require = loads(FULL.replace("15m", text)).actions["invoice.delete"].require
     assert require is not None
     assert require.auth_age == seconds
+
+
+# --- channels ----------------------------------------------------------------------------------------------------
+
+CHANNELS = {
+    "webhook": "type: webhook, url: 'https://hooks.example.com/a', secret: '${SECRET}', allow_private: true",
+    "slack": "type: slack, url: 'file:/etc/slack', detail: full, timeout: 5",
+    "pagerduty": "type: pagerduty, routing_key: '${PD}', url: 'https://events.eu.pagerduty.com/v2/enqueue'",
+    "email": "type: email, host: mail.example.com, port: 465, security: tls, from: a@example.com, "
+    "to: [b@example.com, c@example.com], username: '${USER}', password: '${PASSWORD}'",
+    "apprise": "type: apprise, url: '${APPRISE}'",
+}
+
+
+def channel(body: str) -> str:
+    return f"{HEAD}actions: {{}}\nchannels:\n  one: {{{body}}}\n"
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_a_channel_of_each_type_loads_and_keeps_its_references(kind: str) -> None:
+    policy = loads(channel(CHANNELS[kind]))
+    assert policy.channels["one"].type == kind
+    assert loads(policy.canonical.decode()).digest == policy.digest
+    for key, option in OPTIONS[kind].items():
+        if option.kind == "secret" and key in policy.channels["one"].options:
+            assert str(policy.channels["one"].options[key]) in policy.canonical.decode(), "the reference's text"
+
+
+def test_every_type_is_tried() -> None:
+    assert set(CHANNELS) == set(schema.CHANNEL_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("body", "finding"),
+    [
+        ("type: slack, urll: '${X}'", "channels.one.urll: unknown key; did you mean 'url'?"),
+        ("type: slack", "channels.one.url: missing"),
+        ("type: slack, url: '${X}', secret: '${X}'", "channels.one.secret: unknown key"),
+        ("type: slack, url: '${X}', timeout: 90", "channels.one.timeout: expected 1 to 60, found 90"),
+        ("type: slack, url: '${X}', detail: all", "channels.one.detail: 'all' is not one of thin, full"),
+        (
+            "type: webhook, url: 'ftp://x', secret: '${X}'",
+            "channels.one.url: is no http or https URL with a host",
+        ),
+        (
+            "type: webhook, url: 'https://u:p@x', secret: '${X}'",
+            "channels.one.url: holds a user or password: give them by the settings that are made for secrets",
+        ),
+        (
+            "type: email, host: 'a b', from: a@b.example, to: [c@b.example]",
+            "channels.one.host: is no name of a host",
+        ),
+        (
+            'type: email, host: a, from: "A <a@b.example>", to: [c@b.example]',
+            "channels.one.from: is no plain e-mail address such as security@example.com",
+        ),
+        (
+            'type: email, host: a, from: a@b.example, to: ["c@b.example, d@b.example"]',
+            "channels.one.to[0]: is no plain e-mail address such as security@example.com",
+        ),
+        ("type: email, host: a, from: a@b.example, to: []", "channels.one.to: lists no address"),
+        (
+            "type: email, host: a, from: a@b.example, to: [c@b.example], username: '${X}'",
+            "channels.one: username and password go together",
+        ),
+        (
+            "type: email, host: a, from: a@b.example, to: [c@b.example], username: '${X}', password: '${X}', "
+            "security: none",
+            "channels.one.security: security: none would send the password in the clear",
+        ),
+    ],
+)
+def test_mistakes_in_a_channel(body: str, finding: str) -> None:
+    assert f"5: {finding}" in problems(channel(body))
+
+
+def test_a_channels_name_becomes_a_files_name() -> None:
+    text = channel(CHANNELS["slack"]).replace("  one:", "  ../one:")
+    assert problems(text) == [
+        "5: channels.../one: is no name: at most 40 small letters, digits, - and _; it becomes a file's name"
+    ]
+
+
+@pytest.mark.parametrize(
+    "secret", ["s3cr3t-of-mine", "7391846250", "[s3cr3t-of-mine]", "{a: s3cr3t-of-mine}", "${a b}"]
+)
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_a_secret_that_is_written_out_is_refused_and_not_repeated(kind: str, secret: str) -> None:
+    for key, option in OPTIONS[kind].items():
+        if option.kind == "secret":
+            text = channel(f"type: {kind}, {key}: {secret if secret[0] != '$' else repr(secret)}")
+            said = "\n".join(problems(text))
+            assert f"channels.one.{key}: a secret does not stand in this file" in said
+            assert "s3cr3t" not in said
+            assert "7391846250" not in said
