@@ -1,0 +1,1 @@
+"""What the committed log shows: rules over records, with the same result while it grows and afterwards."""
