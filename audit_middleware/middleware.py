@@ -5,7 +5,7 @@
     AuditMiddleware.__call__        arrival: ids, time, correlation, address
       observe                       runs the application; sees status, bytes, time, error
         Admission.admit             called by the guard in front of each router
-          resolve -> identify -> load -> decide -> limit
+          resolve -> identify -> blocks -> load -> decide -> limit
         Admission.selected          the router selected what was admitted, or the request is refused
       record, append                in the writer's thread, after the last byte
 
@@ -20,12 +20,13 @@ from typing import Any
 from .context import RUNNING
 from .errors import AttributesError
 from .frameworks.guard import GATE, arm, refuse_directly
-from .model import Action, Found, Refusal
+from .model import Action, Decision, Found, Refusal
 from .pipeline.answer import refusal
 from .pipeline.arrive import arrive, response_headers
+from .pipeline.blocks import MANUAL
 from .pipeline.body import Replay, parse
-from .pipeline.decide import announced, context_of, decide, mismatch, without_log
-from .pipeline.facts import UNFINISHED, Facts
+from .pipeline.decide import announced, context_of, decide, held_against, mismatch, without_log
+from .pipeline.facts import UNFINISHED, Facts, Problem, Resolved
 from .pipeline.identify import identify
 from .pipeline.inputs import take
 from .pipeline.limit import enter
@@ -112,6 +113,39 @@ class Admission:
         facts.notes.subject = facts.subject
         if problem is not None:
             facts.flag(problem)
+        rule = resolved.rule
+        blocked = self._held_against(resolved)
+        facts.decision = blocked or await self._decided(scope, receive, resolved, problem)
+        facts.verified = found.endpoint is None
+        if announced(facts, resolved) and not await parts.announce(facts):
+            facts.decision = without_log(facts.decision)
+        refused = refusal(facts.decision, facts.subject, parts.settings.challenge, rule.require if rule else None)
+        facts.sealed = facts.sealed and refused is None
+        if refused is not None and self.replay is not None:
+            facts.unread, self.replay = self.ahead, None  # a handler of exceptions may read the body, too
+        if refused is None:
+            begin_capture(facts, parts.settings.max_body)
+        return refused
+
+    def _held_against(self, resolved: Resolved) -> Decision | None:
+        """The decision about a caller who is blocked; records of one whom an open finding is about are flagged."""
+        parts, facts = self.parts, self.facts
+        if parts.blocks.table is None or resolved.cause in ("exempt", "no_route"):
+            return None
+        standing = parts.blocks.standing(facts.subject, facts.initiator_ip, facts.arrived_ns)
+        if standing is None:
+            return None
+        for name in standing.rules:
+            if name != MANUAL:
+                facts.flag(f"finding:{name}")
+        decision, rule = held_against(standing, parts.policy, resolved), resolved.rule
+        if decision is not None and rule is not None and not rule.needing:  # what it reads is at hand: say it
+            facts.inputs = take(rule, facts.subject, facts.resource, context_of(facts), facts.scope["headers"])
+        return decision
+
+    async def _decided(self, scope: Scope, receive: Receive, resolved: Resolved, problem: Problem | None) -> Decision:
+        """What the policy, the log and the limits say."""
+        parts, facts, policy = self.parts, self.facts, self.parts.policy
         context, failed, rule = context_of(facts), None, resolved.rule
         if rule is not None and rule.needing:
             try:
@@ -126,17 +160,8 @@ class Admission:
         if rule is not None and (rule.reading or rule.required):
             facts.inputs = take(rule, facts.subject, facts.resource, context, facts.scope["headers"])
         if rule is not None and rule.limit is not None and facts.decision.effect == "allow":
-            facts.decision = await enter(parts.limits, policy.name, rule, facts)
-        facts.verified = found.endpoint is None
-        if announced(facts, resolved) and not await parts.announce(facts):
-            facts.decision = without_log(facts.decision)
-        refused = refusal(facts.decision, facts.subject, parts.settings.challenge, rule.require if rule else None)
-        facts.sealed = facts.sealed and refused is None
-        if refused is not None and self.replay is not None:
-            facts.unread, self.replay = self.ahead, None  # a handler of exceptions may read the body, too
-        if refused is None:
-            begin_capture(facts, parts.settings.max_body)
-        return refused
+            return await enter(parts.limits, policy.name, rule, facts)
+        return facts.decision
 
     async def _gather(
         self, scope: Scope, receive: Receive, needs: Needs, action: Action | None, context: dict[str, Any]

@@ -46,6 +46,7 @@ Mode = Literal["enforce", "monitor"]
 Cause = Literal[
     "rule",  # an allow or deny rule of the policy decided
     "default",  # no rule matched: the policy's default
+    "blocked",  # the caller stands on the list of blocks: a finding asked for it, or an operator
     "requirement",  # allowed, but a requirement (reason, mfa, ...) was not met
     "limit",  # allowed, but a rate or concurrency limit was reached
     "error",  # the decision could not be computed
@@ -124,7 +125,7 @@ class Resource:
 class Decision:
     """Allow or deny, and why. ``effect`` is the policy's answer; ``refused`` says whether it was carried out.
 
-    ``missing`` names the requirements that were not met; ``retry_after`` is in seconds, for a limit.
+    ``missing`` names the requirements that were not met; ``retry_after`` is in seconds, for a limit or a block.
     """
 
     effect: Effect
@@ -141,6 +142,24 @@ class Decision:
     def refused(self) -> bool:
         """True when the request must not reach the handler."""
         return self.effect == "deny" and self.mode == "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One version of an object in an archive.
+
+    ``version`` is what the archive calls it, ``None`` where there is only one. ``stored_at`` is the archive's clock and
+    ``until`` the end of its lock, both in seconds since the epoch; ``locked`` says that the archive itself refuses to
+    remove or replace this version until then, for anybody (S3: COMPLIANCE). Locked without ``until``: the lock has no
+    end of its own (a folder's immutable flag, which the administrator of its machine can take away).
+    """
+
+    name: str
+    size: int
+    version: str | None = None
+    stored_at: float | None = None
+    until: float | None = None
+    locked: bool = False
 
 
 FoundKind = Literal[

@@ -24,6 +24,7 @@ Group = tuple[str, tuple[str, ...]]
 OTHERS: Group = ("(others)", ())
 """Stands for all actions and roles beyond `MAX_GROUPS`."""
 
+BLOCKED = "the caller was blocked, whatever the policy says"
 _STATE = frozenset({"limit", "log_unavailable"})
 
 
@@ -122,6 +123,8 @@ def decide_anew(record: Recorded, policies: Policies, new: Archived) -> Decision
     """What the new policy decides about a recorded request, or why that cannot be told."""
     said = record.decision
     by_rule = said.rule is not None and (said.detail or "").startswith(f"{said.rule}: ")
+    if said.cause == "blocked":
+        return BLOCKED
     if said.cause == "route_mismatch" or (said.cause == "error" and not by_rule):
         return NO_RULE
     found = policies.get(said.policy_digest)

@@ -10,6 +10,9 @@ For each record that tells a decision:
    and no part of the policy.
 5. Rules and requirements are evaluated. Effect, cause, rule, mode and the missing requirements must be the same; of a
    decision that a limit or an outage of the log turned into a denial, what went before must be an allow.
+6. ``blocked`` is no answer of the policy: what is made again is the block. An earlier record of the log must order it,
+   for this caller, by this rule, and not have ended. What the policy alone would have said is told beside it, where
+   the record tells what that takes: a block is decided before attributes are fetched.
 
 Near misses and details explain a decision and are not compared.
 """
@@ -27,6 +30,7 @@ from ..model import Decision
 from ..policy.evaluate import CompiledAction, Policy
 from ..policy.load import loads
 from ..policy.requirements import demanded
+from .blocking import NO_ORDER, Orders
 from .recorded import Inputs, Recorded, inputs_of
 
 __all__ = ["Policies", "Reperformance", "Verdict", "reperform"]
@@ -37,7 +41,10 @@ LIMIT, NO_LOG, MISMATCH, NO_RULE = "limit", "log unavailable", "route mismatch",
 MAX_DIFFERENCES = 1000
 """So many differences are listed; all are counted."""
 
-_DENYING = frozenset({"requirement", "limit", "error", "unknown_action", "route_mismatch", "log_unavailable"})
+PRUNED = "pruned block"
+_DENYING = frozenset(
+    {"blocked", "requirement", "limit", "error", "unknown_action", "route_mismatch", "log_unavailable"}
+)
 _CACHED = 16
 
 
@@ -135,14 +142,18 @@ class Verdict:
 SAME = Verdict("same")
 
 
-def perform(record: Recorded, policies: Policies) -> Verdict | None:
-    """Makes one decision again; ``None`` where there was nothing to decide."""
+def perform(
+    record: Recorded, policies: Policies, orders: Orders | None = None, index: int | None = None
+) -> Verdict | None:
+    """Makes one decision again; ``None`` where there was nothing to decide. ``index`` is the record's in the log."""
     said = record.decision
     wrong = _incoherent(said.effect, said.cause)
     if wrong is not None:
         return Verdict("differs", wrong)
     if said.cause == "no_route":
         return None
+    if said.cause == "blocked":
+        return _blocked(record, policies, orders or Orders(), index)
     if said.cause == "route_mismatch":
         return _not(MISMATCH)
     if said.cause == "error" and said.rule is None:
@@ -164,6 +175,28 @@ def perform(record: Recorded, policies: Policies) -> Verdict | None:
     if not known(found.policy.actions.get(record.action), inputs, decision):
         return _not(UNTOLD)
     return _compared(record, decision, found.policy.actions.get(record.action))
+
+
+def _blocked(record: Recorded, policies: Policies, orders: Orders, index: int | None) -> Verdict:
+    wrong = orders.wrong(index, record)
+    if wrong is not None:
+        return _not(PRUNED) if orders.base and wrong == NO_ORDER else Verdict("differs", wrong)
+    found = policies.get(record.decision.policy_digest)
+    if isinstance(found, str):
+        return Verdict("same", f"blocked, and the policy alone cannot be told: {found}")
+    rule = found.policy.actions.get(record.action or "")
+    if record.decision.mode != (found.policy.mode if rule is None else rule.mode):
+        return Verdict("differs", "its mode is not the policy's")
+    again = None
+    if record.action is not None and (rule is None or not rule.needing):
+        try:
+            inputs = inputs_of(record)
+            again = None if inputs.withheld else found.decide(record.action, inputs)
+        except (ValueError, TypeError) as problem:
+            return Verdict("differs", f"its inputs are not as they are written: {clean(str(problem), 100)}")
+        again = again if again is not None and known(rule, inputs, again) else None
+    alone = "cannot be told" if again is None else f"would say {again.effect}"
+    return Verdict("same", f"blocked, and the policy alone {alone}", again)
 
 
 def known(rule: CompiledAction | None, inputs: Inputs, decision: Decision) -> bool:
@@ -258,6 +291,7 @@ class Reperformance:
     differences: list[Difference] = field(default_factory=list)
     not_performable: dict[str, int] = field(default_factory=dict)
     missing_policies: dict[str, int] = field(default_factory=dict)
+    blocked: dict[str, int] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -270,6 +304,8 @@ class Reperformance:
             self.nothing += 1
         elif verdict.state == "same":
             self.same += 1
+            if verdict.why:
+                self.blocked[verdict.why] = self.blocked.get(verdict.why, 0) + 1
         elif verdict.state == "differs":
             self.differing += 1
             if len(self.differences) < MAX_DIFFERENCES:
@@ -285,6 +321,7 @@ class Reperformance:
         return {
             "holds": self.holds,
             "same": self.same,
+            "blocked": dict(sorted(self.blocked.items())),
             "differs": self.differing,
             "not_reperformable": dict(sorted(self.not_performable.items())),
             "nothing_to_decide": self.nothing,
@@ -293,9 +330,11 @@ class Reperformance:
         }
 
 
-def reperform(records: Iterable[tuple[int, Recorded | None]], policies: Policies) -> Reperformance:
-    """Makes every decision again; memory does not grow with the log."""
+def reperform(
+    records: Iterable[tuple[int, Recorded | None]], policies: Policies, orders: Orders | None = None
+) -> Reperformance:
+    """Makes every decision again; memory does not grow with the log, only with the blocks that were ordered."""
     result = Reperformance()
     for index, record in records:
-        result.take(index, record, _not(UNREADABLE) if record is None else perform(record, policies))
+        result.take(index, record, _not(UNREADABLE) if record is None else perform(record, policies, orders, index))
     return result

@@ -5,6 +5,7 @@ the log or an outside service is away          503     ``Retry-After``
 nobody is authenticated, and that might help   401     ``WWW-Authenticate``
 a requirement is not met                       403     problem document with ``missing``
 a limit is reached                             429     problem document, ``Retry-After``
+the caller is blocked for a while              403     problem document, ``Retry-After``
 anything else                                  403
 =============================================  ======  ================================================================
 
@@ -21,9 +22,10 @@ from ..model import Decision, Refusal, Subject
 from ..policy.requirements import AUTHENTICATION
 from ..policy.schema import Requirements
 
-__all__ = ["LIMIT_STORE", "PROBLEM_TYPE", "refusal"]
+__all__ = ["BLOCKED_TYPE", "LIMIT_STORE", "PROBLEM_TYPE", "refusal"]
 
 PROBLEM_TYPE = "urn:audit-middleware:problem:requirement"
+BLOCKED_TYPE = "urn:audit-middleware:problem:blocked"
 LIMIT_STORE = "limit_store_unavailable"
 
 _UNAVAILABLE = Refusal(503, "Service Unavailable", {"retry-after": "5"})
@@ -44,6 +46,8 @@ def refusal(
         return _UNAVAILABLE
     if decision.cause == "limit":
         return _too_many(decision)
+    if decision.cause == "blocked":
+        return _blocked(decision)
     if decision.cause == "requirement":
         return _missing(decision, subject, challenge, require or Requirements())
     if subject.anonymous and decision.cause in ("rule", "default"):
@@ -54,6 +58,12 @@ def refusal(
 def _too_many(decision: Decision) -> Refusal:
     problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429}
     return Refusal(429, "Too Many Requests", {"retry-after": str(decision.retry_after or 1)}, problem)
+
+
+def _blocked(decision: Decision) -> Refusal:
+    # Not 429: no pace would be slow enough. When it ends is told, because a client that knows waits instead of trying.
+    problem = {"type": BLOCKED_TYPE, "title": "This caller is blocked for a while", "status": 403}
+    return Refusal(403, "Forbidden", {"retry-after": str(decision.retry_after or 1)}, problem)
 
 
 def _missing(decision: Decision, subject: Subject, challenge: str, require: Requirements) -> Refusal:

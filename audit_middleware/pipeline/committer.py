@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import EntriesPruned, LogBusy, LogDamaged, LogForked, StoreError
 from ..model import Head
-from ..protocols import LogStore, Sealer
+from ..protocols import KnowsCommits, LogStore, Sealer
 from .batch import Batch, Counters, Gap
 from .outage import Outage
 from .pulse import Pulse
@@ -47,12 +47,21 @@ def refuse_other_history(store: LogStore, known: Head) -> None:
             f"{store.origin}: the log ends at size {size}, but this process has committed size {known.size}: it was "
             "replaced by an older copy or truncated. Restore the newest copy; nothing is written until then"
         )
-    with contextlib.suppress(EntriesPruned):
-        if not any(frame.head == known for frame in store.frames(known.size - 1, known.size)):
-            raise LogForked(
-                f"{store.origin}: the log has another history at size {known.size} than the one that this process "
-                "committed: it was replaced. Restore the right copy; nothing is written until then"
-            )
+    if not has_commit(store, known):
+        raise LogForked(
+            f"{store.origin}: the log has another history at size {known.size} than the one that this process "
+            "committed: it was replaced. Restore the right copy; nothing is written until then"
+        )
+
+
+def has_commit(store: LogStore, head: Head) -> bool:
+    """Whether a log holds the commit that ended with this head, or has pruned it."""
+    if isinstance(store, KnowsCommits):
+        return store.has_commit(head)
+    try:
+        return any(frame.head == head for frame in store.frames(head.size - 1, head.size))
+    except EntriesPruned:
+        return True
 
 
 class Committer:

@@ -1,13 +1,15 @@
 """Step 3: allow or deny, before the handler runs. Pure: the same inputs give the same decision.
 
-Order: what has no action needs no rule; who cannot be known is denied, and so is what a rule reads and cannot be had;
-then the policy's rules; then its requirements, so that only those who may act learn what is missing; and what the log
+Order: a caller who is blocked is refused before anything else is asked (`held_against`); what has no action needs no
+rule; who cannot be known is denied, and so is what a rule reads and cannot be had; then the policy's rules; then its
+requirements, so that only those who may act learn what is missing; and what the log
 cannot take is refused last, so that an outage of the log never hides what the policy says. Limits are counted after
 that (`limit`): what is refused here uses none of them up.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from typing import Any
 from ..model import Decision, Resource, Subject
 from ..policy.evaluate import Policy
 from ..policy.requirements import about, demanded
+from .blocks import Standing
 from .facts import Facts, Problem, Resolved
 from .offered import Headers, confirms, reason_of
 
@@ -54,6 +57,23 @@ def decide(
     if decision.effect == "allow" and decision.cause != "exempt" and not log_available:
         return without_log(decision)
     return decision
+
+
+def held_against(standing: Standing, policy: Policy, resolved: Resolved) -> Decision | None:
+    """The decision about a caller who stands on the list of blocks; ``None`` where records are only flagged."""
+    block = standing.block
+    if block is None:
+        return None
+    until = (_EPOCH + timedelta(microseconds=block.until_ns // 1000)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Decision(
+        "deny",
+        "blocked",
+        block.rule,
+        policy_digest=policy.digest,
+        mode=policy.mode if resolved.rule is None else resolved.rule.mode,
+        detail=f"{block.why}, until {until}",
+        retry_after=max(1, math.ceil(standing.left_s)),
+    )
 
 
 def without_log(decision: Decision) -> Decision:

@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, gc=False):
     action: str | None = None
     severity: str = "info"
     user_id: str = ""
-    outcome: str = ""
+    outcome: str | None = None
     subject: _Subject = msgspec.field(default_factory=_Subject)
     decision: _Decision = msgspec.field(default_factory=_Decision)
     service: _Service = msgspec.field(default_factory=_Service)
@@ -174,7 +174,7 @@ class Activity:
     def _count_outcome(self, entry: Entry) -> None:
         decision, action = entry.decision, entry.action or "(no action)"
         self.effects[decision.effect] += 1
-        self.outcomes[entry.outcome] += 1
+        self.outcomes[entry.outcome or "unknown"] += 1
         self.severities[entry.severity] += 1
         self.users.add(entry.user_id)
         if entry.action is not None:

@@ -14,6 +14,8 @@ READS = ("audit.log_read", "audit.log_exported")
 VERIFICATIONS = "audit.log_verified"
 CLOCK = "audit.clock_jump"
 KEYS = ("audit.key_rotated", "audit.key_retired")
+FINDING = "audit.finding"
+BLOCKS = ("audit.block_added", "audit.block_lifted", "audit.blocks_refused")
 RETENTION = ("audit.retention_set", "audit.hold_placed", "audit.hold_released", "audit.pruned")
 """Control records by what they say."""
 
@@ -21,6 +23,7 @@ RETENTION = ("audit.retention_set", "audit.hold_placed", "audit.hold_released", 
 def items(basis: Basis) -> list[Item]:
     """From changes of the rules to the log's own safety."""
     return [
+        _findings(basis),
         _policy(basis),
         _processes(basis),
         _gaps(basis),
@@ -48,6 +51,25 @@ def _table(found: list[Event], top: int, *names: str) -> tuple[Table, ...]:
     if len(found) > top:
         rows.append(("", "", f"and {len(found) - top} more", "", ""))
     return (Table(("entry", "time", "what", "by", "detail"), tuple(rows)),) if rows else ()
+
+
+def _findings(basis: Basis) -> Item:
+    found, by_hand = count(basis, FINDING), events(basis, *BLOCKS)
+    refused = basis.activity.causes["blocked"]
+    return Item(
+        "Findings and blocks",
+        ("SOC 2 CC7.2", "SOC 2 CC7.3", "HIPAA 164.308(a)(1)(ii)(D)"),
+        "Was each finding looked at, and was each block by hand, and each one lifted, right?",
+        (
+            Line(f"{found} findings of detectors", found > 0),
+            Line(f"{refused} denials of blocked callers", refused > 0),
+            Line(f"{len(by_hand)} changes of blocks by hand, or lists that could not be used", bool(by_hand)),
+        ),
+        (
+            *_table(events(basis, FINDING), basis.top, "title", "level", "user_id"),
+            *_table(by_hand, basis.top, "who", "until", "reason", "by", "problem"),
+        ),
+    )
 
 
 def _policy(basis: Basis) -> Item:

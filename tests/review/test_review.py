@@ -126,6 +126,18 @@ def test_what_was_recorded(story: Story, review: Review) -> None:
     ]
 
 
+def test_intents_are_read_and_counted_as_what_they_are(story: Story, review: Review) -> None:
+    """An intent has no outcome yet, and is no request that ended."""
+    story.add(kind="intent", outcome=None)
+    story.add()
+    item = review()["Records of the period"]
+    assert lines(item)["0 entries could not be read"] is False
+    assert lines(item)["2 records of 1 users"] is False
+    assert ["kind", "intent", "1"] in rows(item, "what")
+    assert ["outcome", "success", "1"] in rows(item, "what")
+    assert ["decision", "allow", "1"] in rows(item, "what")
+
+
 def test_denials(story: Story, review: Review) -> None:
     for user, times in (("eve", 3), ("mallory", 2)):
         for _ in range(times):
@@ -341,6 +353,20 @@ def test_a_policy_with_predicates_is_reviewed(
         review(policy=policy)
 
 
+def test_findings_and_blocks(story: Story, review: Review) -> None:
+    story.control("audit.finding", title="Many refusals of one user", level="medium", user_id="ann", effect=None)
+    story.control("audit.block_lifted", who="ann", reason="INC-881", by="root")
+    story.add(user_id="ann", decision=decided(cause="blocked"), outcome="denied")
+    item = review()["Findings and blocks"]
+    assert lines(item) == {
+        "1 findings of detectors": True,
+        "1 denials of blocked callers": True,
+        "1 changes of blocks by hand, or lists that could not be used": True,
+    }
+    told = [row[4] for row in rows(item, "entry")]
+    assert any("title Many refusals of one user" in text for text in told), told
+
+
 def test_tests_of_the_policy(story: Story, review: Review, tmp_path: Path) -> None:
     story.add()
     assert any(lines(review()["Tests of the policy"]).values()), "no tests are nothing to be proud of"
@@ -383,9 +409,9 @@ def test_the_page(story: Story, tmp_path: Path) -> None:
     arguments = ["review", str(tmp_path / "log"), "--policy", str(policy)]
     done = CliRunner().invoke(app, [*arguments, "--out", str(page)])
     assert done.exit_code == 0, done.output
-    assert "18 items" in done.output
+    assert "19 items" in done.output
     text = page.read_text()
-    assert text.count("- [ ] reviewed by ____________________ on") == text.count("\n## ") == 18
+    assert text.count("- [ ] reviewed by ____________________ on") == text.count("\n## ") == 19
     [row] = [line for line in text.splitlines() if "img src" in line]
     assert row == (r"| \<img src=x\>\|\`rm\`\*\*\[a\](http:\//b)\*\*\\x1b\[31m\@me | 1 |"), "nothing in it is markup"
     assert "- **(!)** 1 roles" not in text

@@ -1,0 +1,1 @@
+"""Who is blocked, and what detectors do."""
