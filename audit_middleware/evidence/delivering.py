@@ -12,27 +12,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from ..detectors.finding import LEVELS
+from ..detectors.orders import FINDING
 from ..errors import FollowerError, LogUnavailable
 from ..followers.config import FollowersConfig, FollowerSpec
 from ..followers.cursor import CursorFile, position_at
 from ..followers.deadletters import DeadLetters
-from ..followers.runner import Tell, age
+from ..followers.notify.keeping import forget
+from ..followers.notify.rules import NOTIFIED
+from ..followers.runner import age
+from ..followers.sink import Tell
 from ..followers.team import Team
-from ..model import Json
+from ..model import Json, Severity
 from ..protocols import LogStore, Signer
 from ..stores.filesystem import make_directory
-from ..stores.journal import JournalStore
 from ..stores.lock import ProcessLock
+from ..stores.opening import Place, Store, elected, open_log
 from .control import ControlWriter, statement, write_control
 from .follow import Elected
 
 _INTERVAL = 0.5
+_LOOK = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +53,18 @@ class Delivering(Elected):
     name = "followers"
     _what = "following"
 
-    def __init__(self, log: Path, config: FollowersConfig, signers: Signers, interval_s: float = _INTERVAL) -> None:
+    def __init__(self, log: Place, config: FollowersConfig, signers: Signers, interval_s: float = _INTERVAL) -> None:
         """Makes the directory of the state; starts nothing."""
         self._config, self._signers = config, signers
         self._team: Team | None = None
         self._state = prepare_state(log, config)
-        super().__init__(log, lambda: state_lock(self._state).held(0), interval_s)
+        self._now: int | None = None
+        if any(spec.start == "now" for spec in config.followers):
+            # Now, and not when this process happens to be elected: requests come in meanwhile.
+            with closing(open_log(log)) as store:
+                self._now = store.head().size
+        self._lost = threading.Event()
+        super().__init__(log, self._elected, interval_s)
 
     def state(self) -> dict[str, Json]:
         """As `Elected.state`, and each follower's."""
@@ -60,13 +73,21 @@ class Delivering(Elected):
         return {**super().state(), "size": min(places) if places else None, "followers": found}
 
     def _lead(self) -> None:
-        self._team = team = make_team(self._path, self._config, self._state, self._signers, self._interval)
+        self._team = team = make_team(self._path, self._config, self._state, self._signers, self._interval, self._now)
         self._done(0)
-        team.run(self._stop)
+        with either(self._stop, self._lost) as stop:
+            team.run(stop)
+        if self._lost.is_set() and not self._stop.is_set():
+            raise LogUnavailable(f"{self._path}: the connection that held the lock broke")
         self._role = "stopped"
 
+    @contextmanager
+    def _elected(self) -> Iterator[None]:
+        with team_lock(self._path, self._config, self._state) as self._lost:
+            yield
 
-def prepare_state(log: Path, config: FollowersConfig) -> Path:
+
+def prepare_state(log: Place, config: FollowersConfig) -> Path:
     """Makes the directory of the state, for its owner alone. Raises `FollowerError`."""
     folder = config.state_in(log)
     try:
@@ -79,18 +100,57 @@ def prepare_state(log: Path, config: FollowersConfig) -> Path:
 
 def state_lock(state: Path) -> ProcessLock:
     """Who holds it runs the followers."""
-    return ProcessLock(state / "lock")
-
-
-def make_team(log: Path, config: FollowersConfig, state: Path, signers: Signers, interval: float = _INTERVAL) -> Team:
-    """The followers, ready to run; the caller holds the lock."""
-    return Team(
-        config, lambda: JournalStore.open(log, writable=False), state, control_teller(log, signers), interval=interval
+    return ProcessLock(
+        state / "lock", "another process runs these followers, or replays for one: end it, then try again"
     )
 
 
-def control_teller(log: Path, signers: Signers) -> Tell:
-    """What writes the followers' control records into the log itself, from any thread."""
+def team_lock(log: Place, config: FollowersConfig, state: Path) -> AbstractContextManager[threading.Event]:
+    """The same among all hosts that share a log in a database, for the followers of these names; see `elected`."""
+    names = "\0".join(sorted(spec.name for spec in config.followers))
+    return elected(log, state_lock(state), f"followers {sha256(names.encode()).hexdigest()[:16]}")
+
+
+@contextmanager
+def either(stop: threading.Event, lost: threading.Event) -> Iterator[threading.Event]:
+    """Yields an event that is set as soon as one of these is."""
+    found, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not (stop.is_set() or lost.is_set() or done.is_set()):
+            stop.wait(_LOOK)
+        found.set()
+
+    thread = threading.Thread(target=watch, name="audit-followers-stop", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def make_team(
+    log: Place,
+    config: FollowersConfig,
+    state: Path,
+    signers: Signers,
+    interval: float = _INTERVAL,
+    now: int | None = None,
+) -> Team:
+    """The followers, ready to run; the caller holds the lock. ``now``: see `Follower`."""
+
+    def open_store() -> Store:
+        return open_log(log)
+
+    return Team(config, open_store, state, control_teller(log, signers), interval=interval, now=now, log=log)
+
+
+def control_teller(log: Place, signers: Signers) -> Tell:
+    """What writes the followers' control records into the log itself, from any thread.
+
+    A finding is as severe as its level says; that something was not delivered is always high.
+    """
     mutex = threading.Lock()
     made: list[ControlWriter] = []
 
@@ -101,9 +161,15 @@ def control_teller(log: Path, signers: Signers) -> Tell:
                     made.append(ControlWriter(signers()))
                 except OSError as error:
                     raise LogUnavailable(f"{log}: the signing key cannot be read: {error.strerror}") from error
-            write_control(log, made[0], [statement(action, "high", extra)])
+            write_control(log, made[0], [statement(action, _severity(action, extra), extra)])
 
     return tell
+
+
+def _severity(action: str, extra: Mapping[str, Json]) -> Severity:
+    if action != FINDING:
+        return "info" if action == NOTIFIED else "high"
+    return next((severity for level, severity in LEVELS.items() if level == extra.get("level")), "high")
 
 
 def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, index: int) -> int:
@@ -112,9 +178,7 @@ def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, inde
     Raises:
         FollowerError: There is no such follower or entry.
     """
-    if name not in {spec.name for spec in config.followers}:
-        known = ", ".join(spec.name for spec in config.followers)
-        raise FollowerError(f"there is no follower {name!r} in the configuration; there are: {known}")
+    follower_named(config, name)
     if not store.base.size <= index <= store.head().size:
         raise FollowerError(f"the log has entries {store.base.size} to {store.head().size - 1}: {index} is not there")
     file = CursorFile(state / f"{name}.json", store.origin)
@@ -123,14 +187,24 @@ def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, inde
     except FollowerError as problem:  # that it cannot be used is why it is being reset
         _log.warning("%s", problem)
         before = None
+    forget(state, name)
     file.write(position_at(store, index))
     return before[0] if before else 0
 
 
-def status(log: Path, config: FollowersConfig, now_ns: int | None = None) -> list[dict[str, Json]]:
+def follower_named(config: FollowersConfig, name: str) -> FollowerSpec:
+    """The follower of this name. Raises `FollowerError` that lists the names there are."""
+    for spec in config.followers:
+        if spec.name == name:
+            return spec
+    known = ", ".join(spec.name for spec in config.followers)
+    raise FollowerError(f"there is no follower {name!r} in the configuration; there are: {known}")
+
+
+def status(log: Place, config: FollowersConfig, now_ns: int | None = None) -> list[dict[str, Json]]:
     """What stands in the files about each follower: cursor, lag, trouble, dead letters. Writes nothing."""
     state = config.state_in(log)
-    with closing(JournalStore.open(log, writable=False)) as store:
+    with closing(open_log(log)) as store:
         return [_status(store, state, spec, time.time_ns() if now_ns is None else now_ns) for spec in config.followers]
 
 

@@ -6,25 +6,28 @@ in the file: it is ``${VARIABLE}`` or ``file:PATH``, and no finding shows what s
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from ..errors import FollowerError, PolicyError
+from ..policy.channels import is_reference, url_problem
 from ..policy.document import MAX_BYTES, Node, Pair, compose, decode
+from ..policy.evaluate import Policy
 from ..policy.findings import Findings, join
 from ..policy.reader import Reader
-from .selection import EFFECTS, OUTCOMES, SEVERITIES, Selection
+from ..stores.opening import Place, folder_of
+from .secrets import fetch
+from .selection import EFFECTS, OUTCOMES, SEVERITIES, Selecting, Selection
 from .sink import Destination
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NOTIFY = "notify-"
+"""What the names of followers that notify begin with."""
 _COMMON = ("name", "type", "filter", "start", "batch", "retry")
 _STARTS = ("beginning", "now")
 Choice = TypeVar("Choice", bound=str)
@@ -37,7 +40,7 @@ class FollowerSpec:
     name: str
     type: str
     destination: Destination
-    selection: Selection = field(default_factory=Selection)
+    selection: Selecting = field(default_factory=Selection)
     start: str = "beginning"
     batch: int = 500
     first_pause: float = 1.0
@@ -51,9 +54,9 @@ class FollowersConfig:
     followers: tuple[FollowerSpec, ...]
     state: Path | None = None
 
-    def state_in(self, log: Path) -> Path:
+    def state_in(self, log: Place) -> Path:
         """Where the state of the followers of this log is."""
-        return self.state or log / ".state" / "followers"
+        return self.state or folder_of(log) / ".state" / "followers"
 
 
 class SecretReader(Reader):
@@ -88,6 +91,15 @@ class Options:
         found = self._find(key, required=otherwise is None)
         return self._reader.text(*found) if found else otherwise or ""
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts; empty without one."""
+        found = self._find(key, required=False)
+        return tuple(self._reader.texts(*found)) if found else ()
+
+    def given(self, key: str) -> bool:
+        """Does the follower say anything under this key?"""
+        return key in self._pairs
+
     def integer(self, key: str, otherwise: int, least: int, most: int) -> int:
         """A whole number in a range."""
         found = self._find(key, required=False)
@@ -113,55 +125,42 @@ class Options:
         found = self._find(key, required=required)
         return self._reference(*found) if found else None
 
+    def secrets(self, key: str) -> dict[str, SecretStr]:
+        """Secrets under names that the file chooses; none where the key is not given."""
+        found = self._find(key, required=False)
+        if found is None:
+            return {}
+        node, where = found
+        pairs = self._reader.table(node, where)
+        return {name: self._reference(pair.value, join(where, name)) for name, pair in pairs.items()}
+
     def url(self, key: str, otherwise: str | None = None) -> SecretStr:
         """An http or https URL, itself a reference or written out; shown to nobody, for its path may be a secret."""
         found = self._find(key, required=otherwise is None)
         if found is None:
             return SecretStr(otherwise or "")
         text = self._reader.text(*found)
-        url = self._reference(*found) if _is_reference(text) else SecretStr(text)
-        try:
-            parts = urlsplit(url.get_secret_value())
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good and url.get_secret_value():
-            self.finding(key, "is no http or https URL with a host")
-        elif good and (parts.username is not None or parts.password is not None):
-            self.finding(key, "holds a user or password: give them by the settings that are made for secrets")
-        elif good and parts.fragment:
-            self.finding(key, "has a fragment (#), which no server would see")
+        url = self._reference(*found) if is_reference(text) else SecretStr(text)
+        if url.get_secret_value() and (problem := url_problem(url.get_secret_value())):
+            self.finding(key, problem)
         return url
 
     def _reference(self, node: Node, path: str) -> SecretStr:
-        text, add = self._reader.text(node, path), self._reader.findings.add
-        if _is_reference(text) and not self._reader.fetch:
+        text = self._reader.text(node, path)
+        if not text or (is_reference(text) and not self._reader.fetch):
             return SecretStr("")
-        if variable := _VARIABLE.fullmatch(text):
-            value = os.environ.get(variable[1], "")
-            if not value:
-                add(node.line, path, f"the environment variable {variable[1]} is not set")
-            return SecretStr(value)
-        if text.startswith("file:"):
-            try:
-                value = Path(text.removeprefix("file:")).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                add(node.line, path, f"the file cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}")
-                return SecretStr("")
-            if not value or "\n" in value:
-                add(node.line, path, "the file must hold one line, the secret")
-            return SecretStr(value)
-        if text:
-            add(node.line, path, "a secret does not stand in this file: write ${VARIABLE} or file:PATH")
-        return SecretStr("")
+        try:
+            return SecretStr(fetch(text))
+        except ValueError as problem:
+            self._reader.findings.add(node.line, path, str(problem))
+            return SecretStr("")
 
 
-def _is_reference(text: str) -> bool:
-    return text.startswith("file:") or _VARIABLE.fullmatch(text) is not None
-
-
-def load_followers(path: Path | str, *, secrets: bool = True) -> FollowersConfig:
-    """Reads and checks a configuration, and fetches its secrets, unless only the rest is needed.
+def load_followers(
+    path: Path | str, *, secrets: bool = True, policy: Callable[[], Policy] | None = None
+) -> FollowersConfig:
+    """Reads and checks a configuration, and fetches its secrets, unless only the rest is needed. ``policy`` returns
+    the service's policy, whose ``notify`` is carried out, too.
 
     Raises:
         FollowerError: with every finding, one a line.
@@ -174,15 +173,17 @@ def load_followers(path: Path | str, *, secrets: bool = True) -> FollowersConfig
     findings = Findings(str(path))
     try:
         reader = SecretReader(findings, fetch=secrets)
-        config = _read(reader, compose(decode(data, findings), findings))
+        config = _read(reader, compose(decode(data, findings), findings), Path(path).parent, policy)
         findings.close()
     except PolicyError as problem:  # the reader's own error; its text names the file
         raise FollowerError(str(problem)) from None
     return config
 
 
-def _read(reader: SecretReader, root: Node) -> FollowersConfig:
-    pairs = reader.table(root, "", ("version", "state", "followers"), required=("version", "followers"))
+def _read(reader: SecretReader, root: Node, base: Path, policy: Callable[[], Policy] | None) -> FollowersConfig:
+    from .notify.config import read_notifications  # here, because it reads with this module
+
+    pairs = reader.table(root, "", ("version", "state", "followers", "notifications"), required=("version",))
     top = Options(reader, pairs, "", root.line)
     if "version" in pairs:
         top.integer("version", 1, 1, 1)
@@ -198,6 +199,9 @@ def _read(reader: SecretReader, root: Node) -> FollowersConfig:
                 specs.append(spec)
         if not specs and not len(reader.findings):
             reader.findings.add(pairs["followers"].line, "followers", "there is none: list at least one")
+    elif "notifications" not in pairs:
+        reader.findings.add(root.line, "followers", "missing")
+    specs += read_notifications(reader, pairs.get("notifications"), base, policy)
     return FollowersConfig(tuple(specs), top.path("state"))
 
 
@@ -216,6 +220,8 @@ def _follower(reader: SecretReader, node: Node, path: str) -> FollowerSpec | Non
     name = options.text("name")
     if not NAME.fullmatch(name):
         options.finding("name", "is no name: small letters, digits, - and _; it becomes a file's name")
+    elif name.startswith(NOTIFY):
+        options.finding("name", f"begins with {NOTIFY}, as the followers do that notify")
     retry = pairs.get("retry")
     pauses = reader.table(retry.value, join(path, "retry"), ("first", "longest")) if retry else {}
     pause = Options(reader, pauses, join(path, "retry"), node.line)
@@ -223,7 +229,9 @@ def _follower(reader: SecretReader, node: Node, path: str) -> FollowerSpec | Non
         name=name,
         type=kind,
         destination=read(options),
-        selection=_selection(reader, pairs["filter"].value, join(path, "filter")) if "filter" in pairs else Selection(),
+        selection=read_selection(reader, pairs["filter"].value, join(path, "filter"))
+        if "filter" in pairs
+        else Selection(),
         start=options.choice("start", _STARTS, "beginning"),
         batch=options.integer("batch", 500, 1, 5_000),
         first_pause=pause.integer("first", 1_000, 10, 600_000) / 1000,
@@ -231,8 +239,16 @@ def _follower(reader: SecretReader, node: Node, path: str) -> FollowerSpec | Non
     )
 
 
-def _selection(reader: SecretReader, node: Node, path: str) -> Selection:
-    pairs = reader.table(node, path, ("actions", "severity", "decision", "outcome", "denials"))
+def read_selection(
+    reader: SecretReader,
+    node: Node,
+    path: str,
+    keys: tuple[str, ...] = ("actions", "severity", "decision", "outcome", "denials"),
+    *,
+    denials: bool = True,
+) -> Selection:
+    """Which records are taken; ``denials`` is what holds of denials where nothing is said."""
+    pairs = reader.table(node, path, keys)
 
     def words(key: str, known: tuple[str, ...]) -> frozenset[str]:
         if key not in pairs:
@@ -249,5 +265,5 @@ def _selection(reader: SecretReader, node: Node, path: str) -> Selection:
         severity=options.choice("severity", SEVERITIES, "info") if "severity" in pairs else None,
         decision=words("decision", EFFECTS),
         outcome=words("outcome", OUTCOMES),
-        denials=options.flag("denials", True),
+        denials=options.flag("denials", denials),
     )

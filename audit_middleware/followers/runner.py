@@ -18,7 +18,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,11 +29,12 @@ from ..ledger.tree import leaf_hash
 from ..model import Json
 from ..protocols import Clock, LogStore
 from ..stores.filesystem import replace_file
+from ..stores.opening import Place
 from . import metrics
 from .config import FollowerSpec
 from .cursor import CursorFile, Position, position_at
 from .deadletters import DeadLetters
-from .sink import Item, Sink
+from .sink import Item, Sink, Tell, Way
 
 BATCH_BYTES = 4 * 2**20
 """A batch is sent when it has this size, however few records it has."""
@@ -45,9 +46,7 @@ _LISTED = 32
 """Indexes that one control record lists."""
 
 FAILED, LAGGED = "audit.delivery_failed", "audit.follower_lagged"
-
-Tell = Callable[[str, Mapping[str, Json]], None]
-"""Writes a control record: its action and ``extra``. Raises `AuditError` where it cannot."""
+_ABOUT_DELIVERY = (FAILED, "audit.notified", "audit.notification_failed")
 
 _log = logging.getLogger(__name__)
 
@@ -80,14 +79,19 @@ class Follower:
         dice: random.Random | None = None,
         interval: float = 0.5,
         grace: float = 5.0,
+        log: Place | None = None,
+        now: int | None = None,
     ) -> None:
         """``state`` is an existing directory; ``interval`` the seconds between two looks at a quiet log; ``grace``
-        how long it may go on, to come to the end of the log, after it was told to stop."""
+        how long it may go on, to come to the end of the log, after it was told to stop; ``log`` is its directory;
+        ``now`` the index at which the very first start with ``start: now`` begins, if not at the log's end of that
+        moment."""
         self.spec = spec
         self.attributes = {"audit.follower.name": spec.name, "audit.log.origin": store.origin}
         self._store, self._tell, self._clock = store, tell, clock
+        self._way = Way(store.origin, spec.name, state, tell, clock, log=log)
         self._dice = dice or random.Random()  # noqa: S311 - jitter
-        self._interval, self._grace = interval, grace
+        self._interval, self._grace, self._now = interval, grace, now
         self._file = CursorFile(state / f"{spec.name}.json", store.origin)
         self._dead = DeadLetters(state / f"{spec.name}.dead.jsonl")
         self._trouble = state / f"{spec.name}.problem.json"
@@ -101,7 +105,9 @@ class Follower:
         """Takes up the cursor, or makes it at the first start. Raises `FollowerError`, `StoreError`."""
         position = self._file.read()
         if position is None:
-            begin = self._store.base.size if self.spec.start == "beginning" else self._store.head().size
+            base, end = self._store.base.size, self._store.head().size
+            now = end if self._now is None else max(base, min(self._now, end))
+            begin = base if self.spec.start == "beginning" else now
             position = position_at(self._store, begin)
             self._file.write(position)
         self._file.check(self._store, position)
@@ -146,7 +152,7 @@ class Follower:
         except _Later as later:
             return self._failed(str(later), later.after)
         except (AuditError, OSError) as error:
-            return self._failed(str(error) if isinstance(error, AuditError) else f"{error.strerror}: {error.filename}")
+            return self._failed(str(error) if isinstance(error, AuditError) else self._system(error))
         # Broad on purpose: whatever a destination provokes, this thread must live to try again. The text may hold what
         # was sent, so it is not shown.
         except Exception as error:
@@ -167,6 +173,8 @@ class Follower:
                 if time.monotonic() > ends:
                     return
         self._oldest = None
+        if (problem := self._open().idle()) is not None:
+            raise _Later(problem, None)
 
     def _skip_pruned(self) -> Position:
         assert self._position is not None
@@ -220,8 +228,8 @@ class Follower:
             dead = [item for item in done if item.index in rejected]
             self._dead.add(dead, rejected, self._clock())
             metrics.rejected.add(len(dead), self.attributes)
-            # A record of a failed delivery that cannot be delivered itself must not make another one, for ever.
-            told = [item for item in dead if item.record.get("action") != FAILED]
+            # A record of a delivery that cannot be delivered itself must not make another one, for ever.
+            told = [item for item in dead if item.record.get("action") not in _ABOUT_DELIVERY]
             if told:
                 self._say(FAILED, self._failed_delivery(told, rejected))
         if len(done) > len(rejected):
@@ -233,6 +241,7 @@ class Follower:
             "type": self.spec.type,
             "count": len(dead),
             "indexes": [item.index for item in dead[:_LISTED]],
+            "actions": list(dict.fromkeys(str(item.record.get("action")) for item in dead))[:8],
             "why": list(dict.fromkeys(why[item.index] for item in dead))[:8],
             "dead_letters": self._dead.path.name,
         }
@@ -249,6 +258,10 @@ class Follower:
             self._position = position
 
     # --- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _system(self, error: OSError) -> str:
+        """A write that fails names no file: then it is one of the state's."""
+        return f"{error.filename or self._file.path.parent}: {error.strerror or type(error).__name__}"
 
     def _failed(self, problem: str, after: float | None = None) -> float:
         if problem != self.problem:
@@ -273,7 +286,7 @@ class Follower:
 
     def _open(self) -> Sink:
         if self._sink is None:
-            self._sink = self.spec.destination.open(self._store.origin)
+            self._sink = self.spec.destination.open(self._way)
         return self._sink
 
     def _close(self) -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from ..model import Effect, Outcome, Severity
 
 SEVERITIES: tuple[str, ...] = get_args(Severity)
 EFFECTS: tuple[str, ...] = get_args(Effect)
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+
+class Selecting(Protocol):
+    """What says which records a follower takes."""
+
+    def takes(self, record: Mapping[str, Any]) -> bool:
+        """True for a record that is wanted."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+
+from ..model import Json
+from ..protocols import Clock
+from ..stores.opening import Place
+
+Tell = Callable[[str, Mapping[str, Json]], None]
+"""Writes a control record: its action and ``extra``. Raises `AuditError` where it cannot."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,29 @@ class Sent:
     after: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a destination is opened with.
+
+    Attributes:
+        origin: Of the log whose records come.
+        name: Of the follower; names of files that the destination keeps begin with it.
+        state: An existing directory, for what must outlive the process.
+        tell: For control records.
+        clock: Nanoseconds since the epoch.
+        replay: True when dead letters are sent again: then items do not go on from those that were sent before.
+        log: The log's place, for what must be read again or stands beside it; ``None`` where there is none.
+    """
+
+    origin: str
+    name: str
+    state: Path
+    tell: Tell
+    clock: Clock = time.time_ns
+    replay: bool = False
+    log: Place | None = None
+
+
 class Sink(Protocol):
     """Takes batches to one destination.
 
@@ -63,6 +95,13 @@ class Sink(Protocol):
         """
         ...
 
+    def idle(self) -> str | None:
+        """Called by the same thread when the log's end was reached, and again at every look at a quiet log: for what
+        time alone brings about. Must be cheap. Returns what is wrong, to be tried again like a batch; raises as
+        `send`.
+        """
+        ...
+
     def close(self) -> None:
         """Releases connections and descriptors; `send` is not called again."""
         ...
@@ -71,6 +110,6 @@ class Sink(Protocol):
 class Destination(Protocol):
     """What a configuration says about one destination; checked, and nothing opened yet."""
 
-    def open(self, origin: str) -> Sink:
+    def open(self, way: Way) -> Sink:
         """Opens the way there for the records of one log. Raises as `Sink.send`."""
         ...

@@ -10,8 +10,10 @@ from pathlib import Path
 from ..errors import AuditError
 from ..model import Json
 from ..protocols import LogStore
+from ..stores.opening import Place
 from .config import FollowersConfig
-from .runner import Follower, Tell
+from .runner import Follower
+from .sink import Tell
 
 _LAST = 60.0
 """Seconds that the threads may still need when they were told to stop: a request and one more round."""
@@ -21,10 +23,21 @@ class Team:
     """The followers of one log."""
 
     def __init__(
-        self, config: FollowersConfig, open_store: Callable[[], LogStore], state: Path, tell: Tell, *, interval: float
+        self,
+        config: FollowersConfig,
+        open_store: Callable[[], LogStore],
+        state: Path,
+        tell: Tell,
+        *,
+        interval: float,
+        log: Place | None = None,
+        now: int | None = None,
     ) -> None:
-        """Each follower reads by a store of its own, from ``open_store``."""
-        self.followers = [Follower(spec, open_store(), state, tell, interval=interval) for spec in config.followers]
+        """Each follower reads by a store of its own, from ``open_store``; ``log`` is the log's directory. ``now``: see
+        `Follower`."""
+        self.followers = [
+            Follower(spec, open_store(), state, tell, interval=interval, log=log, now=now) for spec in config.followers
+        ]
 
     def check(self) -> None:
         """Raises `FollowerError` that names every cursor which is not one of this log."""

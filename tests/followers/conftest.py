@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.followers.receivers import Receiver
+from tests.followers.receivers import Receiver, Rsyslog
 
 
 @pytest.fixture
@@ -16,7 +16,8 @@ def receiver(tmp_path: Path) -> Iterator[Callable[[str], Receiver]]:
     made: list[Receiver] = []
 
     def make(kind: str) -> Receiver:
-        made.append(Receiver(kind, tmp_path / f"{kind}.taken"))
+        file = tmp_path / f"{kind}.taken"
+        made.append(Rsyslog(file) if kind == "rsyslog" else Receiver(kind, file))
         return made[-1].start()
 
     yield make

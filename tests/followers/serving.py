@@ -13,9 +13,10 @@ from typing import Any
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answer: Callable[[Handler], None]
+    body: bytes
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
         type(self).answer(self)
 
     def say(self, status: int, body: bytes, **headers: str) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from audit_middleware.followers.config import FollowersConfig, FollowerSpec, load_followers
 from audit_middleware.followers.runner import Follower
-from audit_middleware.followers.sink import Item, Sent, Sink
+from audit_middleware.followers.sink import Item, Sent, Sink, Way
+from audit_middleware.formats import FORMATS
 from audit_middleware.stores.journal import JournalStore
+from tests.followers.receivers import Receiver
 from tests.stores.samples import SEAL, entry, new_journal
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLjSw"
@@ -27,15 +33,27 @@ class Scripted:
     answer: Callable[[Sequence[Item]], Sent] = field(default=lambda items: Sent(len(items)))
     calls: list[list[int]] = field(default_factory=list)
 
-    def open(self, origin: str) -> Sink:
+    def open(self, way: Way) -> Sink:
         return self
 
     def send(self, items: Sequence[Item]) -> Sent:
         self.calls.append([item.index for item in items])
         return self.answer(items)
 
+    def idle(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+def way(folder: Path, origin: str = "example.com/log") -> Way:
+    """To a destination that is opened without a follower; it may not write records."""
+
+    def tell(action: str, extra: Mapping[str, Any]) -> None:
+        raise AssertionError(f"told {action}")
+
+    return Way(origin, "one", folder, tell)
 
 
 def spec(destination: Any, name: str = "one", **more: Any) -> FollowerSpec:
@@ -109,3 +127,35 @@ def configured(folder: Path, text: str) -> FollowersConfig:
 
 def items(*numbers: int, **changes: Any) -> list[Item]:
     return [Item(number, entry(number, **changes)) for number in numbers]
+
+
+def arrived(server: Receiver, form: str) -> list[int]:
+    """The indexes of what a receiver took, in order; a repetition has the record's own id."""
+    locate = FORMATS[form].locate
+    assert locate is not None
+    return [locate(one["text"].encode()).index for one in server.taken()]
+
+
+def ago(hours: float) -> str:
+    return (datetime.now(UTC) - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def dies_at(number: int) -> None:
+    """kill -9 at the n-th call that changes the disk: half of them before, half after it."""
+    numbers = count(1)
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            here = next(numbers)
+            if here == number and number % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*args, **options)
+            finally:
+                if here == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return run
+
+    for name in ("fsync", "fdatasync", "replace", "rename", "unlink", "write", "ftruncate", "open"):
+        setattr(os, name, counted(getattr(os, name)))

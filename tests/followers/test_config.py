@@ -10,8 +10,9 @@ import pytest
 from audit_middleware.errors import FollowerError
 from audit_middleware.followers.config import load_followers
 from audit_middleware.followers.destinations import TYPES
-from audit_middleware.followers.elasticsearch import Elasticsearch
-from audit_middleware.followers.webhook import Webhook, read_key
+from audit_middleware.followers.destinations.elasticsearch import Elasticsearch
+from audit_middleware.followers.destinations.webhook import Webhook, read_key
+from audit_middleware.followers.selection import Selection
 from tests.followers.support import WHSEC, configured
 
 GOOD = """
@@ -42,6 +43,7 @@ def test_a_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     siem, security = found.followers
     assert found.state_in(Path("log")) == Path("/var/lib/audit/followers")
     assert (siem.name, siem.start, siem.batch, siem.first_pause, siem.longest_pause) == ("siem", "now", 100, 0.25, 60)
+    assert isinstance(siem.selection, Selection)
     assert siem.selection.actions == ("invoice.*", "user.delete")
     assert not siem.selection.denials
     assert isinstance(siem.destination, Elasticsearch)
@@ -68,7 +70,7 @@ def one(body: str) -> str:
         (one("name: a\ntype: jsonl"), "followers[0].directory: missing"),
         (
             one("name: a\ntype: elastic\n"),
-            "'elastic' is not one of jsonl, webhook, elasticsearch, datadog, syslog; did you mean",
+            f"'elastic' is not one of {', '.join(TYPES)}; did you mean",
         ),
         (one("name: a\ntype: jsonl\ndirectory: o\ndirectori: o"), "directori: unknown key; did you mean 'directory'?"),
         (one("name: a\ntype: jsonl\ndirectory: o\nurl: http://x"), ":6: followers[0].url: unknown key"),
@@ -93,6 +95,16 @@ def one(body: str) -> str:
         (one("name: a\ntype: elasticsearch\nurl: https://x\ndata_stream: A B"), "no data stream's name"),
         (one("name: a\ntype: elasticsearch\nurl: https://x\ndata_stream: a\nusername: u"), "go together"),
         (one("name: a\ntype: syslog\nhost: x\ntransport: udp"), "'udp' is not one of tls, tcp"),
+        (one("name: a\ntype: syslog\nhost: x\nformat: CEF"), "'CEF' is not one of rfc5424, jsonl, ocsf"),
+        (one("name: a\ntype: syslog\nhost: x\nformat: datadog"), "'datadog' is not one of"),
+        (one("name: a\ntype: syslog\nhost: x\nmax_message: 1024"), "max_message: expected 4096 to 262144"),
+        (one("name: a\ntype: syslog\nhost: x\nenterprise_number: 0"), "enterprise_number: a private enterprise number"),
+        (one("name: a\ntype: jsonl\ndirectory: o\nformat: cloudtrail"), "'cloudtrail' is not one of jsonl, ocsf"),
+        (one("name: a\ntype: datadog\napi_key: ${GIVEN}\ntags: a b"), "tags: 'a b' are no tags"),
+        (
+            one("name: a\ntype: elasticsearch\nurl: https://x\ndata_stream: a\nformat: cef"),
+            "not one of ecs, ocsf, jsonl",
+        ),
         (
             one("{name: a, type: jsonl, directory: o}") + "\n  - {name: a, type: jsonl, directory: p}\n",
             ":4: followers[1].name: 'a' is the name of two followers",
@@ -134,6 +146,9 @@ def test_the_configurations_of_the_pages_load(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(f"SECURITY_WEBHOOK_{name}", value)
     monkeypatch.setenv("ES_API_KEY", "c2VjcmV0")
     monkeypatch.setenv("DD_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("OTLP_AUTHORIZATION", "Bearer abc")
+    monkeypatch.setenv("LAKE_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("LAKE_SECRET_ACCESS_KEY", "abc")
     found = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.S | re.M)
     assert found
     for text in found:

@@ -7,8 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from audit_middleware.followers.selection import Selection
 from audit_middleware.followers.sink import Item, Sent
 from audit_middleware.stores.journal import JournalStore
 from tests.control.support import until
-from tests.followers.support import Scripted, append, cursor, dead, follower, journal, once, running
+from tests.followers.support import Scripted, append, cursor, dead, dies_at, follower, journal, once, running
 from tests.stores.children import fork
 from tests.stores.samples import SEAL, entry, new_journal
 
@@ -115,8 +114,9 @@ def test_rejections_beyond_what_is_settled_do_not_count(tmp_path: Path) -> None:
     assert told == []
 
 
-def test_a_failed_delivery_of_its_own_record_makes_no_other(tmp_path: Path) -> None:
-    store = new_journal(tmp_path / "log", [entry(0, action="audit.delivery_failed", kind="control")])
+@pytest.mark.parametrize("action", ["audit.delivery_failed", "audit.notified", "audit.notification_failed"])
+def test_a_failed_delivery_of_a_record_about_one_makes_no_other(tmp_path: Path, action: str) -> None:
+    store = new_journal(tmp_path / "log", [entry(0, action=action, kind="control")])
     made, told = follower(store, tmp_path, Scripted(lambda items: Sent(1, {0: "never"})))
     once(made)
     assert len(dead(tmp_path)) == 1
@@ -218,27 +218,6 @@ def test_entries_pruned_before_they_were_delivered_are_told(tmp_path: Path) -> N
     once(made)
     assert told == [("audit.follower_lagged", {"follower": "one", "first": 10, "last": 19, "count": 10})]
     assert flat(sink.calls) == [*range(10), *range(20, 30)]
-
-
-def dies_at(number: int) -> None:
-    """kill -9 at the n-th call that changes the disk: half of them before, half after it."""
-    numbers = count(1)
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **options: Any) -> Any:
-            here = next(numbers)
-            if here == number and number % 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                return call(*args, **options)
-            finally:
-                if here == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        return run
-
-    for name in ("fsync", "replace", "unlink", "write", "ftruncate", "open"):
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def test_killed_at_each_step_nothing_is_lost_and_order_is_kept(tmp_path: Path) -> None:

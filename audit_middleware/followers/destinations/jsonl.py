@@ -1,28 +1,30 @@
-"""Rotated files of JSON Lines, for a log shipper to read: ``{"log": origin, "index": n, "record": {...}}``.
+"""Rotated files of lines, for a log shipper to read, by default ``{"log": origin, "index": n, "record": {...}}``; any
+format of lines that says log and index will do, because the files themselves say how far they go.
 
-Lines go to ``audit.jsonl``. When it has become large or old enough it is renamed to ``audit-<index of its first line,
-20 digits>.jsonl``, and nothing ever changes it again; a shipper that knows files by their inode loses nothing. A batch
-is one write and one fdatasync. *If we die in it*: a torn last line is cut off at the next start, before anything is
-added. *If we die after it*: the cursor is behind; lines that stand there already are not written again, so each index
-stands in the files once.
+Lines go to ``audit.jsonl``, or ``audit.log`` where they are no JSON. When it has become large or old enough it is
+renamed to ``audit-<index of its first line, 20 digits>.jsonl``, and nothing ever changes it again; a shipper that knows
+files by their inode loses nothing. A batch is one write and one fdatasync. *If we die in it*: a torn last line is cut
+off at the next start, before anything is added. *If we die after it*: the cursor is behind; lines that stand there
+already are not written again, so each index stands in the files once.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FollowerError
-from ..stores.filesystem import sync_directory, write_all
-from .config import Options
-from .deadletters import cut_torn_line
-from .sink import Item, Sent
+from ...errors import FollowerError
+from ...formats import FORMATS
+from ...stores.filesystem import sync_directory, write_all
+from ..config import Options
+from ..deadletters import cut_torn_line
+from ..shape import Shapes, lines
+from ..sink import Item, Sent, Way
 
-KEYS = ("directory", "max_bytes", "max_age", "keep")
+KEYS = ("directory", "format", "max_bytes", "max_age", "keep")
 STEM = "audit"
 
 
@@ -34,10 +36,16 @@ class JsonLines:
     max_bytes: int = 100 * 2**20
     max_age: int = 0
     keep: int = 0
+    format: str = "jsonl"
 
-    def open(self, origin: str) -> JsonLinesSink:
-        """See `Destination`."""
-        return JsonLinesSink(self, origin)
+    def open(self, way: Way) -> JsonLinesSink:
+        """See `Destination`. Raises `FollowerError` for a replay: the files have the log's order."""
+        if way.replay:
+            raise FollowerError(
+                f"{self.directory}: files have the log's order, so dead letters cannot be added at their end: let the "
+                "follower begin again, with another directory"
+            )
+        return JsonLinesSink(self, way.origin)
 
 
 def read_jsonl(options: Options) -> JsonLines:
@@ -47,6 +55,7 @@ def read_jsonl(options: Options) -> JsonLines:
         max_bytes=options.integer("max_bytes", 100 * 2**20, 1_024, 2**40),
         max_age=options.integer("max_age", 0, 0, 366 * 86_400),
         keep=options.integer("keep", 0, 0, 1_000_000),
+        format=options.choice("format", lines(), "jsonl"),
     )
 
 
@@ -56,7 +65,9 @@ class JsonLinesSink:
     def __init__(self, settings: JsonLines, origin: str, clock: Callable[[], float] = time.time) -> None:
         """Opens ``audit.jsonl``. Raises `OSError`, and `FollowerError` for a file of another log."""
         self._settings, self._origin, self._clock = settings, origin, clock
-        self._path = settings.directory / f"{STEM}.jsonl"
+        self._shapes, self._form = Shapes(settings.format, origin), FORMATS[settings.format]
+        self._suffix = ".jsonl" if self._form.is_json else ".log"
+        self._path = settings.directory / f"{STEM}{self._suffix}"
         settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = -1
         self._first: int | None = None
@@ -66,34 +77,35 @@ class JsonLinesSink:
 
     def send(self, items: Sequence[Item]) -> Sent:
         """See `Sink`."""
-        lines = [(item.index, self._line(item)) for item in items]
+        made, unshown = self._shapes.shapes(items)
+        rows = [(item.index, text + b"\n") for item, text in made]
         if self._last is not None:
             newest, line = self._last
-            if any(index == newest and text != line for index, text in lines):
+            # What another release made of the same record may differ; the record itself may not.
+            if self._settings.format == "jsonl" and any(index == newest and text != line for index, text in rows):
                 raise FollowerError(f"{self._path}: entry {newest} in it is not the log's: give another directory")
-            lines = [pair for pair in lines if pair[0] > newest]
-        if lines:
+            rows = [pair for pair in rows if pair[0] > newest]
+        if rows:
             self._rotate_if_due()
             if self._first is None:
-                self._first, self._begun = lines[0][0], self._clock()
+                self._first, self._begun = rows[0][0], self._clock()
             try:
-                write_all(self._descriptor, b"".join(text for _, text in lines))
+                write_all(self._descriptor, b"".join(text for _, text in rows))
                 os.fdatasync(self._descriptor)
             except OSError:
                 self._begin()  # what the file holds now is looked at anew; half a batch is no batch
                 raise
-            self._last = lines[-1]
-        return Sent(len(items))
+            self._last = rows[-1]
+        return Sent(len(items), unshown)
+
+    def idle(self) -> None:
+        """See `Sink`: nothing."""
 
     def close(self) -> None:
         """See `Sink`."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _line(self, item: Item) -> bytes:
-        # The entry's own bytes: what a reader hashes is what the log's tree holds.
-        return b'{"log":%b,"index":%d,"record":%b}\n' % (json.dumps(self._origin).encode(), item.index, item.entry)
 
     def _begin(self) -> None:
         """Opens the current file and finds out what is in it."""
@@ -113,14 +125,14 @@ class JsonLinesSink:
             self._last = (index, line) if index is not None else None
 
     def _old(self) -> list[Path]:
-        return sorted(self._settings.directory.glob(f"{STEM}-{'[0-9]' * 20}.jsonl"))
+        return sorted(self._settings.directory.glob(f"{STEM}-{'[0-9]' * 20}{self._suffix}"))
 
     def _rotate_if_due(self) -> None:
         size = os.fstat(self._descriptor).st_size
         old = self._settings.max_age and self._clock() - self._begun >= self._settings.max_age
         if self._first is None or not (size >= self._settings.max_bytes or old):
             return
-        name = self._settings.directory / f"{STEM}-{self._first:020}.jsonl"
+        name = self._settings.directory / f"{STEM}-{self._first:020}{self._suffix}"
         if name.exists():
             raise FollowerError(f"{name}: is there already, and not ours to replace: move it away")
         os.rename(self._path, name)
@@ -135,14 +147,14 @@ class JsonLinesSink:
     def _index(self, line: bytes, path: Path) -> int | None:
         if not line:
             return None
+        assert self._form.locate is not None
         try:
-            found = json.loads(line)
-            origin, index = found["log"], int(found["index"])
-        except (ValueError, KeyError, TypeError) as error:
+            found = self._form.locate(line.removesuffix(b"\n"))
+        except ValueError as error:
             raise FollowerError(f"{path}: holds lines of something else: give another directory") from error
-        if origin != self._origin:
-            raise FollowerError(f"{path}: holds lines of the log {origin!r}: give another directory")
-        return index
+        if found.origin != self._origin:
+            raise FollowerError(f"{path}: holds lines of the log {found.origin!r}: give another directory")
+        return found.index
 
 
 def _first_line(path: Path) -> bytes:
@@ -152,6 +164,6 @@ def _first_line(path: Path) -> bytes:
 
 def _last_line(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 18)))  # a line is an entry of 64 KiB at most, and a little more
-        lines = file.read().splitlines(keepends=True)
-    return lines[-1] if lines else b""
+        file.seek(max(0, path.stat().st_size - (1 << 20)))  # escaped, an entry of 64 KiB is a few times as long
+        found = file.read()
+    return found[found.rfind(b"\n", 0, len(found) - 1) + 1 :]

@@ -8,8 +8,9 @@ any other error says that this document will never be taken.
 One POST is all there is to it, so it is made with httpx: the official clients refuse each other's servers, and bring
 more code than this whole package.
 
-The document is ``{"@timestamp": ..., "audit_log": {"origin", "index"}, "audit": record}``; the index template in
-``elasticsearch-template.json`` beside this module maps what is searched and leaves free-form parts unindexed.
+The document is the record in a format of JSON, by default ``ecs``; what has no ``@timestamp`` gets one. The index
+template in ``elasticsearch-template.json`` beside this module maps every field of that format, and ``kibana.ndjson``
+has a data view and two searches for it.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ..errors import FollowerError
-from .config import Options
-from .post import Poster, Reply
-from .sink import Item, Sent
+from ...errors import FollowerError
+from ...formats import FORMATS
+from ..config import Options
+from ..post import Poster, Reply
+from ..shape import Shapes, checked
+from ..sink import Item, Sent, Way
 
-KEYS = ("url", "data_stream", "api_key", "username", "password", "ca", "compress", "timeout")
+KEYS = ("url", "data_stream", "format", "api_key", "username", "password", "ca", "compress", "timeout")
+_FORMATS = ("ecs", "ocsf", "jsonl")
 _ACCEPTED = (200, 201, 409)
 _NOT_THE_RECORD = (401, 403, 404, 408, 429)
-_STREAM = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_Why = Mapping[int, str]
 _LARGEST_ANSWER = 16 * 2**20
 
 
@@ -45,22 +49,25 @@ class Elasticsearch:
 
     url: SecretStr
     data_stream: str
+    format: str = "ecs"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca: Path | None = None
     compress: bool = True
     timeout: float = 30.0
 
-    def open(self, origin: str) -> ElasticsearchSink:
+    def open(self, way: Way) -> ElasticsearchSink:
         """See `Destination`."""
         url = f"{self.url.get_secret_value().rstrip('/')}/{self.data_stream}/_bulk"
-        return ElasticsearchSink(self, Poster(url, patience=self.timeout, ca=self.ca, largest=_LARGEST_ANSWER), origin)
+        return ElasticsearchSink(
+            self, Poster(url, patience=self.timeout, ca=self.ca, largest=_LARGEST_ANSWER), way.origin
+        )
 
 
 def read_elasticsearch(options: Options) -> Elasticsearch:
     """The settings of a data stream."""
     stream = options.text("data_stream")
-    if stream and not _STREAM.fullmatch(stream):
-        options.finding("data_stream", "is no data stream's name, such as logs-audit-default")
+    if stream:
+        checked(options, "data_stream", FORMATS["ecs"], "stream", stream)
     key, password, user = options.secret("api_key"), options.secret("password"), options.text("username", "")
     headers: dict[str, str] = {}
     if key is not None and (password is not None or user):
@@ -75,6 +82,7 @@ def read_elasticsearch(options: Options) -> Elasticsearch:
     return Elasticsearch(
         url=options.url("url"),
         data_stream=stream,
+        format=options.choice("format", _FORMATS, "ecs"),
         headers=headers,
         ca=options.path("ca"),
         compress=options.flag("compress", True),
@@ -82,11 +90,14 @@ def read_elasticsearch(options: Options) -> Elasticsearch:
     )
 
 
-def template() -> dict[str, Any]:
-    """The index template for data streams ``logs-audit*``."""
-    text = resources.files(__package__).joinpath("elasticsearch-template.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+def template() -> str:
+    """The index template for data streams ``logs-audit*``, JSON."""
+    return resources.files(__package__).joinpath("elasticsearch-template.json").read_text("utf-8")
+
+
+def saved_objects() -> str:
+    """A data view and two searches for Kibana, as its import takes them: JSON Lines."""
+    return resources.files(__package__).joinpath("kibana.ndjson").read_text("utf-8")
 
 
 class ElasticsearchSink:
@@ -94,13 +105,17 @@ class ElasticsearchSink:
 
     def __init__(self, settings: Elasticsearch, poster: Poster, origin: str) -> None:
         self._settings, self._poster = settings, poster
-        self._origin = json.dumps(origin).encode()
+        stream = settings.data_stream if settings.format == "ecs" else None
+        self._shapes = Shapes(settings.format, origin, stream=stream)
         self._most = sys.maxsize  # documents that the server takes at once, as far as it is known
 
     def send(self, items: Sequence[Item]) -> Sent:
         """See `Sink`. A batch that is too large for the server is halved, and so are later ones."""
         items = items[: self._most]
-        body = b"".join(map(self._lines, items))
+        made, unshown = self._shapes.shapes(items)
+        if not made:
+            return Sent(len(items), unshown)
+        body = b"".join(self._lines(item, text) for item, text in made)
         headers = {"Content-Type": "application/x-ndjson", **self._settings.headers}
         if self._settings.compress:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
@@ -112,23 +127,29 @@ class ElasticsearchSink:
             return Sent(1, {items[0].index: "answered 413: too large"})
         if reply.status != 200:
             return Sent(0, retry=f"{self._poster.place}: answered {reply.status}", after=reply.after)
-        return self._by_item(items, _results(reply, len(items), self._poster.place))
+        results = iter(_results(reply, len(made), self._poster.place))
+        return self._by_item(items, [None if item.index in unshown else next(results) for item in items], unshown)
 
-    def _by_item(self, items: Sequence[Item], results: Sequence[tuple[int, str]]) -> Sent:
-        rejected: dict[int, str] = {}
-        for settled, (item, (status, kind)) in enumerate(zip(items, results, strict=True)):
+    def _by_item(self, items: Sequence[Item], results: Sequence[tuple[int, str] | None], unshown: _Why) -> Sent:
+        rejected = dict(unshown)
+        for settled, (item, result) in enumerate(zip(items, results, strict=True)):
+            if result is None:
+                continue
+            status, kind = result
             if status in _NOT_THE_RECORD or status >= 500:
                 return Sent(settled, rejected, f"{self._poster.place}: answered {status} {kind} for a record".strip())
             if status not in _ACCEPTED:
                 rejected[item.index] = f"answered {status} {kind}".strip()
         return Sent(len(items), rejected)
 
-    def _lines(self, item: Item) -> bytes:
-        action = {"create": {"_id": item.id}}
-        moment = json.dumps(item.record.get("timestamp")).encode()
-        return b'%b\n{"@timestamp":%b,"audit_log":{"origin":%b,"index":%d},"audit":%b}\n' % (
-            json.dumps(action).encode(), moment, self._origin, item.index, item.entry,
-        )  # fmt: skip
+    def _lines(self, item: Item, text: bytes) -> bytes:
+        action = json.dumps({"create": {"_id": item.id}}).encode()
+        if self._settings.format != "ecs":  # a data stream wants one
+            text = b'{"@timestamp":%b,%b' % (json.dumps(item.record.get("timestamp")).encode(), text[1:])
+        return b"%b\n%b\n" % (action, text)
+
+    def idle(self) -> None:
+        """See `Sink`: nothing."""
 
     def close(self) -> None:
         """See `Sink`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from . import datadog, elasticsearch, jsonl, syslog, webhook
-from .config import Options
-from .sink import Destination
+from ..config import Options
+from ..sink import Destination
+from . import cloudtrail, datadog, detectors, elasticsearch, jsonl, otlp, syslog, webhook
 
 Read = Callable[[Options], Destination]
 
@@ -17,6 +17,9 @@ TYPES: Mapping[str, tuple[tuple[str, ...], Read]] = MappingProxyType(
         "webhook": (webhook.KEYS, webhook.read_webhook),
         "elasticsearch": (elasticsearch.KEYS, elasticsearch.read_elasticsearch),
         "datadog": (datadog.KEYS, datadog.read_datadog),
+        "detectors": (detectors.KEYS, detectors.read_detectors),
         "syslog": (syslog.KEYS, syslog.read_syslog),
+        "otlp": (otlp.KEYS, otlp.read_otlp),
+        "cloudtrail": (cloudtrail.KEYS, cloudtrail.read_cloudtrail),
     }
 )

@@ -2,7 +2,8 @@
 
 The headers: ``webhook-id`` is the record's ``action_id``, the same at every attempt, by which a receiver drops
 repetitions; ``webhook-timestamp`` is of the attempt; ``webhook-signature`` is ``v1,`` and the base64 of the HMAC-SHA256
-over ``id.timestamp.body``, one for each secret. The body: ``{"type": action, "timestamp": ..., "data": ...}``.
+over ``id.timestamp.body``, one for each secret. The body: ``{"type": action, "timestamp": ..., "data": ...}``, or the
+record in a format of JSON, which is signed in the same way.
 
 Any 2xx is taken as delivered. 400, 409, 413 and 422 say that this record will never be taken; a redirect is not
 followed; everything else is tried again, also 401, 403, 404 and 410: they are about the endpoint, not about the record.
@@ -24,12 +25,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ..errors import FollowerError
-from .config import Options
-from .post import Poster
-from .sink import Item, Sent
+from ...errors import FollowerError
+from ..config import Options
+from ..post import Poster
+from ..shape import Shapes, json_lines
+from ..sink import Item, Sent, Way
 
 KEYS = ("url", "secret", "previous_secret", "payload", "allow_private", "ca", "timeout")
+PAYLOADS = ("thin", "whole", *(name for name in json_lines() if name != "jsonl"))
 _PERMANENT = (400, 409, 413, 422)
 _PREFIX = "whsec_"
 
@@ -55,11 +58,12 @@ def read_key(secret: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook as configured. ``whole`` sends the record itself, not only what identifies it."""
+    """A webhook as configured. ``payload``: ``thin`` sends what identifies the record, ``whole`` the record itself; the
+    name of a format makes the record in that format the body."""
 
     url: SecretStr
     keys: tuple[bytes, ...]
-    whole: bool = False
+    payload: str = "thin"
     allow_private: bool = False
     ca: Path | None = None
     timeout: float = 20.0
@@ -67,10 +71,10 @@ class Webhook:
     def __repr__(self) -> str:
         return "Webhook(...)"  # the keys are secret
 
-    def open(self, origin: str) -> WebhookSink:
+    def open(self, way: Way) -> WebhookSink:
         """See `Destination`."""
         poster = Poster(self.url.get_secret_value(), patience=self.timeout, ca=self.ca, guarded=not self.allow_private)
-        return WebhookSink(self, poster, origin)
+        return WebhookSink(self, poster, way.origin)
 
 
 def read_webhook(options: Options) -> Webhook:
@@ -86,7 +90,7 @@ def read_webhook(options: Options) -> Webhook:
     return Webhook(
         url=options.url("url"),
         keys=tuple(keys),
-        whole=options.choice("payload", ("thin", "whole"), "thin") == "whole",
+        payload=options.choice("payload", PAYLOADS, "thin"),
         allow_private=options.flag("allow_private", False),
         ca=options.path("ca"),
         timeout=options.integer("timeout", 20, 1, 60),
@@ -98,16 +102,22 @@ class WebhookSink:
 
     def __init__(self, settings: Webhook, poster: Poster, origin: str, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._poster, self._origin, self._clock = settings, poster, origin, clock
+        payload = settings.payload
+        self._shapes = Shapes("jsonl" if payload in ("thin", "whole") else payload, origin)
+        self._type = "application/cloudevents+json" if payload == "cloudevents" else "application/json"
 
     def send(self, items: Sequence[Item]) -> Sent:
         """See `Sink`: stops at the first record that must be tried again."""
         rejected: dict[int, str] = {}
         for settled, item in enumerate(items):
-            body = json.dumps(self._message(item), separators=(",", ":"), ensure_ascii=False).encode()
+            body, unshown = self._body(item)
+            if body is None:
+                rejected |= unshown
+                continue
             timestamp = int(self._clock())
             signatures = " ".join(sign(key, item.id, timestamp, body) for key in self._settings.keys)
             headers = {
-                "Content-Type": "application/json",
+                "Content-Type": self._type,
                 "webhook-id": item.id,
                 "webhook-timestamp": str(timestamp),
                 "webhook-signature": signatures,
@@ -123,17 +133,25 @@ class WebhookSink:
                 return Sent(settled, rejected, f"{self._poster.place}: answered {reply.status}: {what}", reply.after)
         return Sent(len(items), rejected)
 
-    def _message(self, item: Item) -> dict[str, Any]:
+    def _body(self, item: Item) -> tuple[bytes | None, dict[int, str]]:
+        made, unshown = self._shapes.shapes([item])
+        if not made or self._settings.payload not in ("thin", "whole"):
+            return made[0][1] if made else None, unshown
         record = item.record
         kind = re.sub(r"[^a-zA-Z0-9_.]", "_", record.get("action") or "request")
-        if self._settings.whole:
-            data: dict[str, Any] = {"log": self._origin, "index": item.index, "record": record}
-        else:
-            data = {"log": self._origin, "index": item.index} | {
-                name: record.get(name) for name in ("action_id", "kind", "action", "event", "severity", "outcome")
-            }
-            data["decision"] = (record.get("decision") or {}).get("effect")
-        return {"type": kind, "timestamp": record.get("timestamp"), "data": data}
+        head = json.dumps({"type": kind, "timestamp": record.get("timestamp")}, separators=(",", ":"))
+        data = made[0][1] if self._settings.payload == "whole" else self._thin(item)
+        return b'%b,"data":%b}' % (head[:-1].encode(), data), unshown
+
+    def _thin(self, item: Item) -> bytes:
+        record = item.record
+        data: dict[str, Any] = {"log": self._origin, "index": item.index}
+        data |= {name: record.get(name) for name in ("action_id", "kind", "action", "event", "severity", "outcome")}
+        data["decision"] = (record.get("decision") or {}).get("effect")
+        return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def idle(self) -> None:
+        """See `Sink`: nothing."""
 
     def close(self) -> None:
         """See `Sink`."""
