@@ -17,6 +17,8 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -25,6 +27,8 @@ from pathlib import Path
 from ..errors import LogBusy, LogDamaged, LogUnavailable
 
 _NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", re.ASCII)
+_LOOK_AGAIN = 0.02
+"""Seconds between two looks at a lock that is waited for."""
 _WRITERS = 8
 """Files written side by side: an fsync takes milliseconds, and a file system does many in one go."""
 
@@ -32,6 +36,13 @@ Object = tuple[str, bytes]
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
+
+
+def object_name(name: str) -> str:
+    """The name, if it is one that an object may have. Raises `ValueError`."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is not the name of an object")
+    return name
 
 
 class Folder:
@@ -46,13 +57,13 @@ class Folder:
         self._mode = 0o700
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Makes this process the folder's one writer, as long as the block lasts.
+    def exclusive(self, wait: float = 0.0) -> Iterator[None]:
+        """Makes this the folder's one writer, as long as the block lasts; waits up to ``wait`` seconds for another.
 
         If we die here: the kernel frees the lock, and the next writer removes what was not finished.
 
         Raises:
-            LogBusy: Another process writes this folder.
+            LogBusy: Another process, or another block of this one, writes this folder.
         """
         made = not self.root.exists()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,10 +76,8 @@ class Folder:
         _held.add(descriptor)
         process = os.getpid()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LogBusy(f"{self.root}: another process publishes there already") from None
+            if not _taken(descriptor, wait):
+                raise LogBusy(f"{self.root}: another process publishes there already")
             for left in state.glob("put-*"):
                 left.unlink()
             yield
@@ -170,17 +179,19 @@ class Folder:
         return self.root / ".state"
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name[:80]!r} is not the name of an object")
-        return self.root / name
+        return self.root / object_name(name)
 
     def _same(self, path: Path, data: bytes) -> bool:
         """True if the object is there already. Raises `LogDamaged` if another one is."""
         try:
-            found = path.read_bytes()
+            found = path.stat()
+            # Looked at first: a pipe would never end, and what is larger need not be read.
+            same = stat.S_ISREG(found.st_mode) and found.st_size == len(data) and path.read_bytes() == data
         except FileNotFoundError:
-            return False
-        if found != data:
+            if not path.is_symlink():
+                return False
+            same = False
+        if not same:
             raise LogDamaged(
                 f"{path}: is there with other bytes than the log's; it is immutable, so one of the two was altered. "
                 "Nothing was changed. Verify the log; if it holds, move the file away and publish again"
@@ -223,6 +234,20 @@ class Folder:
                 path.chmod(self._mode)
             self._unsynced.add(path.parent)
         self._known.add(path)
+
+
+def _taken(descriptor: int, wait: float) -> bool:
+    """Takes the lock; false if somebody else held it all the time."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return True
 
 
 def _let_go() -> None:

@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from ..archives.local import Folder
+from ..archives.opening import open_archive
+from ..evidence.outside import is_archive
 from ..evidence.prune import Done, Plan, plan_prune, published_with
 from ..evidence.prune import prune as prune_log
 from ..evidence.retention import Hold, Retention, place_hold, read_retention, release_hold, set_retention
-from ..stores.journal import JournalStore
+from ..protocols import Archive
+from ..stores.opening import Place, key_of, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, out, print_json, row, table
 from .query import moment
@@ -115,7 +118,7 @@ def prune(
         list[Path] | None, typer.Option(help="A folder the log is published in: pruned with it, to what it holds.")
     ] = None,
     archived: Annotated[
-        list[Path] | None, typer.Option(help="A folder that must hold what is removed, and stays as it is.")
+        list[str] | None, typer.Option(help="A folder or archive that must hold what is removed, and stays as it is.")
     ] = None,
     before: Annotated[
         str | None, typer.Option(help="Remove only what is older than this time or date, or than 18w.")
@@ -125,10 +128,10 @@ def prune(
     as_json: JSON = False,
 ) -> None:
     """Remove the entries whose retention ended, and record that. Run again, it completes what was cut short."""
-    folders, copies = _folders(published), _folders(archived)
+    folders, copies = _folders(published), _copies(archived)
     limit = moment(before)
     if dry_run:
-        store = JournalStore.open(log, writable=False)
+        store = open_log(log)
         _print_plan(plan_prune(store, [*published_with(log, folders), *copies], before=limit), None, as_json)
         return
     done = prune_log(log, _key(log, key), _account(), published=folders, archived=copies, before=limit)
@@ -155,8 +158,8 @@ def _print_plan(plan: Plan, done: Done | None, as_json: bool) -> None:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _key(log: Path, key: Path | None) -> Path:
-    return key or Path(f"{log}.key")
+def _key(log: Place, key: Path | None) -> Path:
+    return key or key_of(log)
 
 
 def _account() -> str:
@@ -172,6 +175,10 @@ def _place(text: str) -> int | str:
 
 def _folders(paths: list[Path] | None) -> list[Folder]:
     return [Folder(path) for path in paths or ()]
+
+
+def _copies(places: list[str] | None) -> list[Folder | Archive]:
+    return [open_archive(place, writable=False) if is_archive(place) else Folder(place) for place in places or ()]
 
 
 def _range(one: Hold) -> str:

@@ -15,7 +15,14 @@ import typer
 from ..errors import ConfigError, FormatError, LogDamaged, StoreError
 from ..evidence.examining import examined
 from ..evidence.keywatch import KeyWatch
-from ..evidence.outside import archived_outside, cosigned_outside, stamped_outside, tiles_outside
+from ..evidence.outside import (
+    archived_outside,
+    cosigned_outside,
+    is_archive,
+    locked_outside,
+    stamped_outside,
+    tiles_outside,
+)
 from ..evidence.standing import carried_keys
 from ..evidence.wellformed import check_record
 from ..ledger.anchors import Outside
@@ -27,6 +34,7 @@ from ..ledger.verify import CheckIndex, fold_examined
 from ..model import Head
 from ..stores.filesystem import sync_directory, write_side_file
 from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, folder_of, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, USAGE, err, fail, out, print_json, progress, row, shown, table
 from .query import search_index
@@ -39,7 +47,7 @@ def verify(
     log: LOG,
     vkey: Annotated[
         list[str] | None,
-        typer.Option(help="A verifier key you trust for this log. Default: the keys in its config.json."),
+        typer.Option(help="A verifier key you trust for this log. Default: the keys that the log itself names."),
     ] = None,
     trust: Annotated[
         Path | None, typer.Option(help="A C2SP tlog-policy file: the keys and witnesses you trust, and the quorum.")
@@ -55,7 +63,8 @@ def verify(
         Path | None, typer.Option(help="If the log holds, write here what --since needs to read only what is new.")
     ] = None,
     archive: Annotated[
-        list[Path] | None, typer.Option(help="An archived or published folder with checkpoints. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Where the log is archived or published: s3://bucket/prefix or a folder. Repeatable."),
     ] = None,
     tsa_roots: Annotated[
         Path | None, typer.Option(help="Certificates (PEM) of the time stamp authorities you trust.")
@@ -68,7 +77,7 @@ def verify(
 ) -> None:
     """Verify a log. Exit 0 if it holds, 1 if it does not."""
     told = reading("audit.log_verified", log, "verify", {"vkey": vkey or None, "since": since, "trust": trust})
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     policy = _policy(trust, vkey, cosigned)
     verifiers = _keys(store, policy, trust, vkey)
     note, resume = _kept(since, store.origin, verifiers)
@@ -77,12 +86,12 @@ def verify(
         outside += cosigned_outside(log, cosigned or (), policy, store.origin)
     try:
         for place in archive or ():
-            outside += archived_outside(place, store.origin, verifiers)
+            outside += _archived(place, store.origin, verifiers)
     except ConfigError as problem:
         fail(problem, USAGE)
     if resume is None:  # what is only gone on with has had its tiles looked at
-        for place in (log, *(archive or ())):
-            outside += tiles_outside(place, store.origin, verifiers)
+        for folder in (folder_of(log), *(Path(place) for place in archive or () if not is_archive(place))):
+            outside += tiles_outside(folder, store.origin, verifiers)
     if tsa_roots is not None:
         outside += _stamps(log, store.origin, verifiers, tsa_roots)
     report = _verify(log, store, verifiers, note, resume, outside, processes)
@@ -120,23 +129,21 @@ def _policy(trust: Path | None, vkey: list[str] | None, cosigned: list[Path] | N
         fail(f"{trust}: {problem}", USAGE)
 
 
-def _keys(
-    store: JournalStore, policy: Policy | None, trust: Path | None, vkey: list[str] | None
-) -> tuple[Verifier, ...]:
+def _keys(store: Store, policy: Policy | None, trust: Path | None, vkey: list[str] | None) -> tuple[Verifier, ...]:
     if policy is None:
-        return tuple(parse_vkey(text) for text in vkey or store.config.vkeys)
+        return tuple(parse_vkey(text) for text in vkey or store.vkeys)
     keys = policy.log_keys(store.origin)
     if not keys:
         fail(f"{trust}: names no log {store.origin!r}, which this one is; add a line: log <its verifier key>", USAGE)
     return keys
 
 
-def _other_keys(store: JournalStore, verifiers: Sequence[Verifier]) -> tuple[Finding, ...]:
+def _other_keys(store: Store, verifiers: Sequence[Verifier]) -> tuple[Finding, ...]:
     trusted = {verifier.vkey for verifier in verifiers}
-    where = str(store.layout.config)
+    where = store.place
     return tuple(
         Finding(5, "wrong key", None, f"names the key {vkey}, which the trust file does not", where, "note")
-        for vkey in store.config.vkeys
+        for vkey in store.vkeys
         if vkey not in trusted
     )
 
@@ -154,7 +161,13 @@ def _kept(since: Path | None, origin: str, verifiers: Sequence[Verifier]) -> tup
     return None, state
 
 
-def _stamps(log: Path, origin: str, verifiers: Sequence[Verifier], roots: Path) -> Outside:
+def _archived(place: str, origin: str, verifiers: Sequence[Verifier]) -> Outside:
+    if is_archive(place):
+        return locked_outside(place, origin, verifiers)
+    return archived_outside(Path(place), origin, verifiers)
+
+
+def _stamps(log: Place, origin: str, verifiers: Sequence[Verifier], roots: Path) -> Outside:
     """What time stamp authorities said; what reads them is loaded only when it is asked for."""
     from ..evidence.timestamps import check_stamp, read_roots
 
@@ -165,8 +178,8 @@ def _stamps(log: Path, origin: str, verifiers: Sequence[Verifier], roots: Path) 
 
 
 def _verify(
-    log: Path,
-    store: JournalStore,
+    log: Place,
+    store: Store,
     verifiers: Sequence[Verifier],
     since: bytes | None,
     resume: State | None,
@@ -195,25 +208,25 @@ def _verify(
     return replace(report, state=msgspec.structs.replace(report.state, keys=watch.remember()))
 
 
-def _base(store: JournalStore) -> Head:
+def _base(store: Store) -> Head:
     try:
         return store.base
     except LogDamaged as problem:
         fail(problem, DOES_NOT_HOLD)
 
 
-def _expected_entries(store: JournalStore, start: int) -> int | None:
+def _expected_entries(store: Store, start: int) -> int | None:
     try:
         return max(0, store.head().size - start)
     except LogDamaged:
         return None  # the report will say where
 
 
-def _index_check(log: Path, store: JournalStore) -> CheckIndex | None:
+def _index_check(log: Place, store: Store) -> CheckIndex | None:
     """The comparison with the search index where there is one that can be brought up to date."""
-    if not (log / "index.sqlite").exists():
+    if isinstance(store, JournalStore) and not store.layout.index.exists():
         return None
-    index = search_index(log, store)
+    index = search_index(store)
     try:
         index.catch_up()
     except StoreError:
@@ -256,6 +269,7 @@ def _print(report: Report, *, given: bool) -> None:
     claims = [claim.text for claim in report.claims]
     for text in claims if report.holds else [report.claim, *claims]:
         out.print(f"This proves: {shown(text)}", soft_wrap=True)
-    keys = () if given else ("that the keys in config.json are the operator's: give yours with --trust or --vkey",)
+    named = "that the keys which the log itself names are the operator's: give yours with --trust or --vkey"
+    keys = () if given else (named,)
     for text in (*report.not_checked, *keys):
         out.print(f"not checked: {shown(text)}", soft_wrap=True)

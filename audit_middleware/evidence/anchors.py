@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ..errors import LogUnavailable
 from ..stores.filesystem import make_directory, sync_directory, write_all, write_new_file
-from ..stores.layout import Layout
 from ..stores.lock import ProcessLock
+from ..stores.opening import Place, folder_of, state_of
 
 COSIGNED = "cosigned.jsonl"
 TIMESTAMPS = "timestamps"
@@ -41,10 +41,10 @@ class Stamped:
     where: str
 
 
-def cosigned_notes(log: Path) -> Iterator[bytes]:
+def cosigned_notes(log: Place) -> Iterator[bytes]:
     """The cosigned checkpoint notes kept beside a log, oldest first; a line that is not one is passed over."""
     try:
-        with (log / COSIGNED).open("rb") as lines:
+        with (folder_of(log) / COSIGNED).open("rb") as lines:
             for line in lines:
                 note = _note_in(line)
                 if note is not None:
@@ -53,10 +53,10 @@ def cosigned_notes(log: Path) -> Iterator[bytes]:
         return
 
 
-def newest_cosigned(log: Path) -> bytes | None:
+def newest_cosigned(log: Place) -> bytes | None:
     """The cosigned checkpoint note kept last, read from the end of the file; ``None`` if there is none."""
     try:
-        with (log / COSIGNED).open("rb") as file:
+        with (folder_of(log) / COSIGNED).open("rb") as file:
             end, rest = file.seek(0, os.SEEK_END), b""
             while end:
                 start = max(0, end - _BLOCK)
@@ -80,7 +80,7 @@ def _note_in(line: bytes) -> bytes | None:
     return note
 
 
-def keep_cosigned(log: Path, note: bytes) -> None:
+def keep_cosigned(log: Place, note: bytes) -> None:
     """Adds a cosigned checkpoint note, durably. The caller has verified it.
 
     If we die here: a line without an end, which readers pass over and the next writer closes.
@@ -90,7 +90,7 @@ def keep_cosigned(log: Path, note: bytes) -> None:
         LogUnavailable: It cannot be written; what was there is as it was.
     """
     line = json.dumps({"note": note.decode()}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-    path = log / COSIGNED
+    path = folder_of(log) / COSIGNED
     with _writing(log, path):
         made = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -102,23 +102,23 @@ def keep_cosigned(log: Path, note: bytes) -> None:
         finally:
             os.close(descriptor)
         if made:
-            sync_directory(log)
+            sync_directory(folder_of(log))
 
 
-def stamped_notes(log: Path) -> Iterator[Stamped]:
+def stamped_notes(log: Place) -> Iterator[Stamped]:
     """The time-stamped checkpoint notes kept beside a log, oldest first."""
-    for response in sorted((log / TIMESTAMPS).glob("*.tsr")):
+    for response in sorted((folder_of(log) / TIMESTAMPS).glob("*.tsr")):
         note = response.with_suffix(".checkpoint")
         if note.is_file():
             yield Stamped(note.read_bytes(), response.read_bytes(), str(response))
 
 
-def stamp_path(log: Path, size: int) -> Path:
+def stamp_path(log: Place, size: int) -> Path:
     """Where the time stamp of the checkpoint of this size is kept."""
-    return log / TIMESTAMPS / f"{size:020}.tsr"
+    return folder_of(log) / TIMESTAMPS / f"{size:020}.tsr"
 
 
-def keep_stamp(log: Path, size: int, note: bytes, response: bytes) -> bool:
+def keep_stamp(log: Place, size: int, note: bytes, response: bytes) -> bool:
     """Keeps a time stamp durably; False if there is one of this size already, which then stays.
 
     If we die here: a checkpoint without a time stamp, which nobody reads and the next attempt replaces.
@@ -139,8 +139,8 @@ def keep_stamp(log: Path, size: int, note: bytes, response: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _writing(log: Path, path: Path) -> Iterator[None]:
-    lock = ProcessLock(Layout(log).state / "anchors.lock")
+def _writing(log: Place, path: Path) -> Iterator[None]:
+    lock = ProcessLock(state_of(log) / "anchors.lock")
     try:
         with lock.held(_PATIENCE):
             yield

@@ -1,7 +1,7 @@
 """The heads of one log compared before anything is written: the journal's, and every other that is known.
 
 A log that was put back to an older copy, or cut, looks whole by itself. What shows it is a signed checkpoint elsewhere:
-in the published folder, among the cosigned checkpoints, with a witness. At a start
+in the published folder, among the cosigned checkpoints, in an archive, with a witness. At a start
 
 * a checkpoint that is larger than the journal means that the journal was rolled back or cut;
 * one of which the journal has another root means that there are two histories.
@@ -14,21 +14,24 @@ The journal's own size is taken last, so that what running services add meanwhil
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..archives.local import Folder
-from ..errors import ConfigError, FormatError, LogDamaged, LogForked, StoreError
+from ..archives.opening import open_archive
+from ..errors import ArchiveError, ConfigError, FormatError, LogDamaged, LogForked, StoreError
 from ..ledger import tree
 from ..ledger.checkpoint import open_checkpoint
 from ..ledger.note import Verifier, parse_vkey
 from ..ledger.trust import Policy, parse_policy
 from ..model import Json
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, open_log
 from ..stores.tail import Repair
 from .anchors import COSIGNED, newest_cosigned
+from .archive_objects import newest_archived
 from .published import CHECKPOINT
 
 TIMEOUT = 3.0
@@ -93,44 +96,48 @@ class Compared:
 
 
 def compare_heads(
-    store: JournalStore,
+    store: Store,
     published: Sequence[Path] = (),
     trust: Path | None = None,
     ask: AskWitnesses | None = None,
     timeout: float = TIMEOUT,
+    archive: str | None = None,
 ) -> tuple[Compared, ...]:
-    """Compares the journal with the published folders, the newest cosigned checkpoint, and the witnesses.
+    """Compares the journal with the published folders, the newest cosigned checkpoint, the archive, and the witnesses.
 
     Args:
         store: The log.
         published: Folders in the tlog-tiles layout; the log's own is looked at in any case.
         trust: A tlog-policy file; its witnesses are asked.
         ask: How to ask them; without it they are named as not asked.
-        timeout: Seconds for all witnesses together.
+        timeout: Seconds for all witnesses together, and for the archive.
+        archive: What and where the log's archive is; its newest checkpoint of this log is looked for.
 
     Raises:
         LogDamaged: The journal is shorter than a checkpoint that its key signed.
         LogForked: It has another root at that size.
-        ConfigError: The trust file cannot be read.
+        ConfigError: The trust file cannot be read, or ``archive`` is not the name of one.
     """
     policy = _policy(trust)
-    verifiers = [parse_vkey(text) for text in store.config.vkeys]
+    verifiers = [parse_vkey(text) for text in store.vkeys]
     if policy is not None:
         verifiers += [key for key in policy.log_keys(store.origin) if key not in verifiers]
     known = [*_folders(store, published, verifiers), *_cosigned(store, verifiers)]
+    if archive is not None:
+        known.append(_archive(archive, store.origin, verifiers, timeout))
     if policy is not None:
         known += _witnesses(policy, store.origin, ask, timeout)
     return tuple(_compare(store, found) for found in known)
 
 
-def open_compared(log: Path, repaired: Callable[[Repair], None] | None = None) -> JournalStore:
+def open_compared(log: Place, repaired: Callable[[Repair], None] | None = None) -> Store:
     """Opens a log for a command that writes to it, unless what lies beside it shows that it was rolled back or forked.
 
     Raises:
         LogDamaged, LogForked: As `compare_heads`; nothing was appended.
         StoreError: The log cannot be opened.
     """
-    store = JournalStore.open(log, repaired=repaired)
+    store = open_log(log, writable=True, repaired=repaired)
     try:
         compare_heads(store)
     except BaseException:
@@ -153,8 +160,8 @@ def _policy(trust: Path | None) -> Policy | None:
         raise ConfigError(f"{trust}: {error}") from error
 
 
-def _folders(store: JournalStore, published: Sequence[Path], verifiers: Sequence[Verifier]) -> Iterable[_Found]:
-    own = store.path.resolve()
+def _folders(store: Store, published: Sequence[Path], verifiers: Sequence[Verifier]) -> Iterable[_Found]:
+    own = store.folder.resolve()
     for path in dict.fromkeys([own, *(path.resolve() for path in published)]):
         place = f"published in {'the log itself' if path == own else path}"
         try:
@@ -168,9 +175,9 @@ def _folders(store: JournalStore, published: Sequence[Path], verifiers: Sequence
             yield _Found(place, problem=None if path.is_dir() else "there is no such folder")
 
 
-def _cosigned(store: JournalStore, verifiers: Sequence[Verifier]) -> Iterable[_Found]:
+def _cosigned(store: Store, verifiers: Sequence[Verifier]) -> Iterable[_Found]:
     try:
-        note = newest_cosigned(store.path)
+        note = newest_cosigned(store.folder)
     except OSError as error:
         yield _Found(COSIGNED, problem=str(error.strerror))
         return
@@ -184,6 +191,33 @@ def _opened(place: str, note: bytes, origin: str, verifiers: Sequence[Verifier])
     except FormatError as error:
         return _Found(place, problem=f"no checkpoint that this log's key signed: {error}")
     return _Found(place, known.size, known.root)
+
+
+def _archive(place: str, origin: str, verifiers: Sequence[Verifier], timeout: float) -> _Found:
+    """In a thread of its own, so that an archive that does not answer holds up nobody for longer than this."""
+    answers: list[_Found | ConfigError] = []
+
+    def ask() -> None:
+        named = "the archive"
+        try:
+            archive = open_archive(place, writable=False)
+            named = f"archived in {archive.place}"
+            found = newest_archived(archive, origin, verifiers)
+        except ConfigError as problem:
+            answers.append(problem)
+        except ArchiveError as problem:
+            answers.append(_Found(named, problem=str(problem)))
+        else:
+            known = found.checkpoint if found is not None else None
+            answers.append(_Found(named) if known is None else _Found(named, known.size, known.root))
+
+    thread = threading.Thread(target=ask, name="audit-archive-head", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    answer = answers[0] if answers else _Found("the archive", problem=f"no answer within {timeout:g} seconds")
+    if isinstance(answer, ConfigError):
+        raise answer
+    return answer
 
 
 def _witnesses(policy: Policy, origin: str, ask: AskWitnesses | None, timeout: float) -> Iterable[_Found]:
@@ -203,13 +237,13 @@ def _witnesses(policy: Policy, origin: str, ask: AskWitnesses | None, timeout: f
 # --- what it means ---------------------------------------------------------------------------------------------------
 
 
-def _compare(store: JournalStore, found: _Found) -> Compared:
+def _compare(store: Store, found: _Found) -> Compared:
     if found.size is None:
         return Compared(found.place, "none" if found.problem is None else "unknown", problem=found.problem)
     head = store.head()
     if found.size > head.size:
         raise LogDamaged(
-            f"{store.path}: the journal ends at size {head.size}, but there is a checkpoint of size {found.size}, "
+            f"{store.place}: the log ends at size {head.size}, but there is a checkpoint of size {found.size}, "
             f"signed by this log's key: {found.place}. The log was rolled back or cut; nothing is written, because "
             f"the log would then sign a second history. {_ADVICE}"
         )
@@ -218,7 +252,7 @@ def _compare(store: JournalStore, found: _Found) -> Compared:
     return Compared(found.place, "same" if found.size == head.size else "older", found.size)
 
 
-def _check_root(store: JournalStore, place: str, size: int, root: bytes) -> None:
+def _check_root(store: Store, place: str, size: int, root: bytes) -> None:
     """A checkpoint is signed at the end of a commit only, so the journal's commit line there has the same root."""
     try:
         frame = next(iter(store.frames(size - 1, size)))
@@ -226,7 +260,7 @@ def _check_root(store: JournalStore, place: str, size: int, root: bytes) -> None
         return  # no longer in the journal, or damaged: what verification is for
     if frame.head.size != size or tree.root(frame.head.peaks) != root:
         raise LogForked(
-            f"{store.path}: at size {size} the journal has another root than what is known there: {place}. Both are "
+            f"{store.place}: at size {size} the journal has another root than what is known there: {place}. Both are "
             f"signed by this log's key, so there are two histories; nothing is written. {_ADVICE}"
         )
 

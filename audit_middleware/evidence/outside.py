@@ -6,10 +6,12 @@ Everything here is read before the log itself: a log that grows meanwhile is nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from ..archives.local import Folder
+from ..archives.opening import open_archive
 from ..errors import ConfigError, FormatError, NoteError, StoreError
 from ..ledger.anchors import Anchor, Outside, anchor_of
 from ..ledger.checkpoint import open_checkpoint
@@ -17,7 +19,11 @@ from ..ledger.note import Verifier
 from ..ledger.report import Finding
 from ..ledger.trust import Policy
 from ..ledger.witnessed import weigh
+from ..stores.opening import Place, folder_of
 from .anchors import COSIGNED, cosigned_notes, stamped_notes
+from .archive_objects import TRUST
+from .archive_report import lock_words
+from .archived import ArchiveReader
 from .published import CHECKPOINT, verify_published
 
 CHECKPOINTS = "checkpoints"
@@ -34,15 +40,15 @@ CheckStamp = Callable[[bytes, bytes, Sequence[bytes]], datetime]
 """
 
 
-def cosigned_outside(log: Path, files: Sequence[Path], policy: Policy, origin: str) -> Outside:
+def cosigned_outside(log: Place, files: Sequence[Path], policy: Policy, origin: str) -> Outside:
     """What witnesses said: in the notes kept beside the log, its published checkpoint, and these files."""
     return weigh(_cosigned(log, files), policy, origin)
 
 
-def _cosigned(log: Path, files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def _cosigned(log: Place, files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     for note in cosigned_notes(log):
-        yield str(log / COSIGNED), note
-    published = log / CHECKPOINT
+        yield str(folder_of(log) / COSIGNED), note
+    published = folder_of(log) / CHECKPOINT
     if published.is_file():
         yield str(published), published.read_bytes()
     for file in files:
@@ -71,6 +77,32 @@ def archived_outside(place: Path, origin: str, verifiers: Sequence[Verifier]) ->
     return Outside(tuple(anchors), (*findings[: _LIMIT - 1], *findings[_LIMIT - 1 :][-1:]), limits=limits)
 
 
+def is_archive(place: str) -> bool:
+    """True for what `archiving` writes, and not for a published folder or one with checkpoints alone."""
+    if "://" in place:
+        return True
+    ours = any((Path(place) / part).is_dir() for part in (TILES, TRUST))
+    return ours and not (Path(place) / CHECKPOINT).exists()
+
+
+def locked_outside(place: str, origin: str, verifiers: Sequence[Verifier]) -> Outside:
+    """The checkpoints in an archive of the log, and whether all else there is what they sign. Reads all of it.
+
+    Raises:
+        ConfigError: This is not the name of an archive, or it holds no checkpoint at all.
+        ArchiveError: It cannot be read.
+    """
+    archive = open_archive(place, writable=False)
+    reader = ArchiveReader(archive, origin, verifiers)
+    report = reader.run()
+    if not reader.anchors and next(iter(archive.names(CHECKPOINTS)), None) is None:
+        raise ConfigError(f"{place}: holds no checkpoint: nothing was archived there yet")
+    words = lock_words(report)
+    anchors = tuple(replace(one, label=f"{one.label}{words}") for one in reader.anchors)
+    limits = [one for one in report.not_checked if "--log" not in one]  # the log is what is being verified
+    return Outside(anchors, report.findings, limits=tuple(limits))
+
+
 def tiles_outside(place: Path, origin: str, verifiers: Sequence[Verifier]) -> Outside:
     """Whether the tiles and bundles in a published folder are what its checkpoint signs; nothing where it has none.
 
@@ -94,7 +126,7 @@ def tiles_outside(place: Path, origin: str, verifiers: Sequence[Verifier]) -> Ou
 
 
 def stamped_outside(
-    log: Path, origin: str, verifiers: Sequence[Verifier], roots: Sequence[bytes], check_stamp: CheckStamp
+    log: Place, origin: str, verifiers: Sequence[Verifier], roots: Sequence[bytes], check_stamp: CheckStamp
 ) -> Outside:
     """The time stamps kept beside the log that one of these authorities made over a checkpoint of this log."""
     anchors, findings = list[Anchor](), list[Finding]()

@@ -37,17 +37,22 @@ from ..ledger.checkpoint import open_checkpoint
 from ..ledger.note import Verifier, parse_vkey
 from ..ledger.tiles import TILE_WIDTH
 from ..model import Head, Json
-from ..protocols import Clock, LogStore
+from ..protocols import Archive, Clock, LogStore
 from ..signing import Ed25519Signer
 from ..stores.index import SearchIndex
 from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, folder_of
 from .anchors import newest_cosigned
+from .archiving import archived_size
 from .changes import append_control
 from .policies import restate
 from .publish import Publisher
 from .published import CHECKPOINT, open_published, prune_published
 from .retention import Retention, months_before, retention_of, times, writing
 from .standing import PRUNED, Standing, Standings, read_standings
+
+Copy = Folder | Archive
+"""What may hold what a log loses: a published folder, or an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,8 @@ class Done:
 
 
 def plan_prune(
-    store: JournalStore,
-    copies: Sequence[Folder] = (),
+    store: Store,
+    copies: Sequence[Copy] = (),
     *,
     before: str | None = None,
     now_ns: int | None = None,
@@ -99,7 +104,7 @@ def plan_prune(
 
     Args:
         store: The log.
-        copies: Published folders; nothing is removed that one of them does not hold.
+        copies: Published folders, and archives; nothing is removed that one of them does not hold.
         before: Remove only what is older than this moment, as records write it.
         now_ns: The time, nanoseconds since the epoch; default: now.
 
@@ -108,17 +113,18 @@ def plan_prune(
         EntriesPruned: A copy lacks entries that are gone already.
         LogDamaged: What would go does not verify, a copy is damaged, or no record explains the log's base.
         LogForked: A copy is of another log or another history.
+        ArchiveError: An archive cannot be reached.
     """
     return _plan(store, read_standings(store), copies, before, time.time_ns() if now_ns is None else now_ns)
 
 
 def prune(
-    log: Path,
+    log: Place,
     key_file: Path,
     by: str,
     *,
     published: Sequence[Folder] = (),
-    archived: Sequence[Folder] = (),
+    archived: Sequence[Copy] = (),
     before: str | None = None,
     clock: Clock = time.time_ns,
 ) -> Done:
@@ -129,7 +135,7 @@ def prune(
         key_file: Its signing key.
         by: Who.
         published: Folders to prune along with it.
-        archived: Folders that must hold what goes, and stay as they are.
+        archived: Folders and archives that must hold what goes, and stay as they are.
         before: Remove only what is older than this moment, as records write it.
         clock: The time.
 
@@ -137,7 +143,7 @@ def prune(
         LogBusy: Another prune, a change of holds, or a publisher of one of the folders is at work.
         KeyFileError, NoteError: The key cannot be used.
         LogUnavailable: The disk refuses; run it again.
-        ConfigError, EntriesPruned, LogDamaged, LogForked: As `plan_prune`; nothing was changed.
+        ConfigError, EntriesPruned, LogDamaged, LogForked, ArchiveError: As `plan_prune`; nothing was changed.
     """
     with contextlib.ExitStack() as stack:
         store, signers = stack.enter_context(writing(log, key_file))
@@ -149,23 +155,25 @@ def prune(
         record = retention_of(store, found).explained
         if plan.entries:
             # In a segment of its own where the base is in the last one, which writers append to: see `stores.base`.
-            store.close_segment_at(plan.base.size)
+            if isinstance(store, JournalStore):
+                store.close_segment_at(plan.base.size)
             if in_force := found.in_force():  # else no policy was ever in force here
                 restate(store, signers, plan.base.size, in_force, clock)
             record = _record(store, signers, plan, found, by, now)
         if record is None:
             return Done(plan, None, 0, 0)
         freed = store.prune(plan.base.size, record, plan_time(now))
-        if store.layout.index.exists():
+        if isinstance(store, JournalStore) and store.layout.index.exists():
             with contextlib.closing(SearchIndex(store.layout.index, store)) as index:
                 index.catch_up()
         files = sum(_prune_folder(store, folder, plan.minimum) for folder in folders)
         return Done(plan, record, freed, files)
 
 
-def published_with(log: Path, folders: Sequence[Folder]) -> list[Folder]:
+def published_with(log: Place, folders: Sequence[Folder]) -> list[Folder]:
     """Returns these folders and the log's own, if it is published in place; each once."""
-    own = [Folder(log)] if Folder(log).has(CHECKPOINT) else []
+    beside = Folder(folder_of(log))
+    own = [beside] if beside.has(CHECKPOINT) else []
     return list({folder.root.resolve(): folder for folder in (*own, *folders)}.values())
 
 
@@ -177,23 +185,23 @@ def plan_time(now_ns: int) -> str:
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def _plan(store: JournalStore, found: Standings, copies: Sequence[Folder], before: str | None, now_ns: int) -> Plan:
+def _plan(store: Store, found: Standings, copies: Sequence[Copy], before: str | None, now_ns: int) -> Plan:
     retention = retention_of(store, found)
     if retention.base and retention.explained is None:
         raise LogDamaged(
-            f"{store.path}: begins at entry {retention.base}, but no record of the log says that anything was pruned. "
+            f"{store.place}: begins at entry {retention.base}, but no record of the log says that anything was pruned. "
             "Nothing was changed; verify the log and restore what is missing"
         )
     if retention.months is None:
         raise ConfigError(
-            f"{store.path}: no retention was ever set, so every entry is kept. Set one first: "
-            f"audit-middleware retention set {store.path} --months 12"
+            f"{store.place}: no retention was ever set, so every entry is kept. Set one first: "
+            f"audit-middleware retention set {store.place} --months 12"
         )
     limit = months_before(now_ns, retention.months)
     if before is not None and before > limit:
         raise ConfigError(f"before {before}: the retention of {retention.months} months keeps everything since {limit}")
     limit = min(limit, before or limit)
-    verifiers = [parse_vkey(text) for text in store.config.vkeys]
+    verifiers = [parse_vkey(text) for text in store.vkeys]
     end, why = min(_bounds(store, retention, copies, verifiers))
     young = _first_young(store, limit, end)
     if young is not None:
@@ -206,7 +214,7 @@ def _plan(store: JournalStore, found: Standings, copies: Sequence[Folder], befor
 
 
 def _bounds(
-    store: JournalStore, retention: Retention, copies: Sequence[Folder], verifiers: Sequence[Verifier]
+    store: Store, retention: Retention, copies: Sequence[Copy], verifiers: Sequence[Verifier]
 ) -> Iterator[tuple[int, str]]:
     """How far a prune may go at most, and why not further."""
     yield store.head().size, "the log ends there"
@@ -216,21 +224,25 @@ def _bounds(
     if size is not None:
         # A witness asks for a proof from what it cosigned last; nobody could give it one across what is gone.
         yield size, f"witnesses have cosigned {size} entries only; have the log cosigned first"
-    for folder in copies:
-        size = _covered(store, folder, verifiers)
-        yield size, f"{folder.root} holds only {size} entries"
+    for copy in copies:
+        if isinstance(copy, Folder):
+            size = _covered(store, copy, verifiers)
+            yield size, f"{copy.root} holds only {size} entries"
+        else:
+            size = archived_size(store, copy, verifiers)
+            yield size, f"the archive {copy.place} holds only {size} entries in full bundles"
 
 
-def _cosigned(store: JournalStore, verifiers: Sequence[Verifier]) -> int | None:
+def _cosigned(store: Store, verifiers: Sequence[Verifier]) -> int | None:
     """The size of the newest cosigned checkpoint beside the log, if the log's key signed it."""
-    note = newest_cosigned(store.path)
+    note = newest_cosigned(store.folder)
     try:
         return None if note is None else open_checkpoint(note, store.origin, verifiers)[0].size
     except FormatError:
         return None
 
 
-def _covered(store: JournalStore, folder: Folder, verifiers: Sequence[Verifier]) -> int:
+def _covered(store: Store, folder: Folder, verifiers: Sequence[Verifier]) -> int:
     """The size up to which a folder holds this log, and no other history of it."""
     checkpoint = open_published(folder, store.origin, verifiers).checkpoint
     size, base = checkpoint.size, store.base
@@ -284,9 +296,7 @@ def _checked_head(store: LogStore, minimum: int, verifiers: Sequence[Verifier]) 
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _record(
-    store: JournalStore, signers: Sequence[Ed25519Signer], plan: Plan, found: Standings, by: str, now: int
-) -> int:
+def _record(store: Store, signers: Sequence[Ed25519Signer], plan: Plan, found: Standings, by: str, now: int) -> int:
     """Step 1: the index of the record, which an earlier run may have left."""
     for left in reversed(found.pruned):
         if _is_of(left, plan):
@@ -308,6 +318,6 @@ def _is_of(record: Standing, plan: Plan) -> bool:
     return said == (plan.minimum, plan.base.checkpoint.decode())
 
 
-def _prune_folder(store: JournalStore, folder: Folder, minimum: int) -> int:
-    Publisher(store, folder, [parse_vkey(text) for text in store.config.vkeys]).catch_up()
+def _prune_folder(store: Store, folder: Folder, minimum: int) -> int:
+    Publisher(store, folder, [parse_vkey(text) for text in store.vkeys]).catch_up()
     return prune_published(folder, minimum)

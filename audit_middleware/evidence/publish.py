@@ -24,18 +24,17 @@ Memory holds one chunk, one partial tile per level and one partial bundle, whate
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from ..archives.local import Folder, Object
 from ..errors import EntriesPruned, FormatError, LogDamaged, LogForked
 from ..ledger import tiles, tree
-from ..ledger.checkpoint import open_checkpoint
 from ..ledger.note import Verifier
 from ..ledger.tiles import TILE_WIDTH, Bundle, Tile
-from ..model import Frame, Head
+from ..model import Head
 from ..protocols import LogStore
+from ..stores.opening import Place
+from .growing import Growing
 from .published import (
     CHECKPOINT,
     Published,
@@ -46,25 +45,8 @@ from .published import (
     with_cosignatures,
 )
 
-CHUNK = 4096
-"""Entries after which a chunk ends with the next commit."""
-
-CHUNK_BYTES = 8 * 2**20
-
 STRIDE = 2**17
 """Entries after which a long catching-up publishes a checkpoint, so that a crash does not lose all of the work."""
-
-_Chunk = tuple[list[bytes], Head]
-
-
-@dataclass(slots=True)
-class _Front:
-    """The end of what is written: the tree, its last tiles, and the entries of the last, partial bundle."""
-
-    size: int = 0
-    peaks: tuple[bytes, ...] = ()
-    builder: tiles.TileBuilder = field(default_factory=tiles.TileBuilder)
-    tail: list[bytes] = field(default_factory=list)
 
 
 class Publisher:
@@ -77,7 +59,7 @@ class Publisher:
         verifiers: Sequence[Verifier],
         *,
         stride: int = STRIDE,
-        log: Path | None = None,
+        log: Place | None = None,
     ) -> None:
         """``verifiers`` are the log's keys; ``stride`` bounds the work that a crash can undo.
 
@@ -89,7 +71,7 @@ class Publisher:
         self._stride = stride
         self._log = log
         self._published: Published | None = None
-        self._front = _Front()
+        self._growing = Growing(store, verifiers, folder.root)
         self.written = 0  # files
 
     def catch_up(self, progress: Callable[[int], None] | None = None) -> Published:
@@ -144,7 +126,10 @@ class Publisher:
             hashes = tiles.decode_tile(tile_getter(self._folder)(0, n, width))
             if [tree.leaf_hash(entry) for entry in tail] != hashes[:width]:
                 raise LogDamaged(f"{self._folder.root / tiles.entries_path(n, width)}: not the entries of its tile")
-        self._front = _Front(size, peaks, tiles.TileBuilder(size, tile_getter(self._folder)), tail)
+        builder = tiles.TileBuilder(size, tile_getter(self._folder))
+        self._growing = Growing(
+            self._store, self._verifiers, self._folder.root, size=size, peaks=peaks, builder=builder, tail=tail
+        )
         self._sweep(size)
         return published
 
@@ -163,71 +148,21 @@ class Publisher:
                 "before that (the files checkpoint and minimum, and the directory tile), then publish there"
             )
         if size and size == head.size and head.checkpoint != published.note:
-            self._open(head, size, published.checkpoint.root)
+            self._growing.open(head, size, published.checkpoint.root)
 
     # --- one stride ----------------------------------------------------------------------------------------------
 
     def _advance(self, published: Published, stop: int) -> Published:
         """Steps 2 to 5 over at most a stride of entries."""
         old = published.checkpoint.size
-        for entries, head in self._chunks(old, min(stop, old + self._stride)):
-            published = self._take(entries, head)
-        self._put(self._partials())
+        for published, objects in self._growing.chunks(min(stop, old + self._stride)):  # noqa: B007
+            self._put(objects)
+        self._put(self._growing.partials())
         self._folder.sync()
         self._folder.replace(CHECKPOINT, published.note)
         self.written += 1
         self._remove_obsolete(old, published.checkpoint.size)
         return published
-
-    def _chunks(self, start: int, stop: int) -> Iterator[_Chunk]:
-        """Whole commits from ``start`` on, until one reaches ``stop``, in chunks of bounded size."""
-        size, entries, volume = start, list[bytes](), 0
-        for frame in self._store.frames(start, stop):
-            self._check_boundary(frame, size)
-            entries += frame.entries
-            volume += sum(map(len, frame.entries))
-            size = frame.head.size
-            if len(entries) >= CHUNK or volume >= CHUNK_BYTES or size >= stop:
-                yield entries, frame.head
-                entries, volume = [], 0
-
-    def _check_boundary(self, frame: Frame, size: int) -> None:
-        # A checkpoint is signed at the end of a commit only, so a published size within one is of another history.
-        if frame.first != size:
-            raise LogForked(
-                f"{frame.where}: a commit from entry {frame.first} on, but none that ends at the published size {size}"
-            )
-
-    def _take(self, entries: list[bytes], head: Head) -> Published:
-        """Adds a chunk; writes its full bundles and tiles once a signed root says that it belongs there."""
-        front = self._front
-        leaves = [tree.leaf_hash(entry) for entry in entries]
-        size, peaks = tree.append(front.size, front.peaks, leaves)
-        published = self._open(head, size, tree.root(peaks))
-        bundles, tail = _bundles(front.size, front.tail + entries)
-        full = front.builder.add(leaves)
-        self._put([*bundles, *((tile.path, data) for tile, data in full)])
-        front.size, front.peaks, front.tail = size, peaks, tail
-        return published
-
-    def _open(self, head: Head, size: int, root: bytes) -> Published:
-        try:
-            checkpoint, _ = open_checkpoint(head.checkpoint, self._store.origin, self._verifiers)
-        except FormatError as error:
-            raise LogDamaged(f"the log's checkpoint at size {head.size} does not open: {error}") from error
-        if (checkpoint.size, checkpoint.root) != (size, root):
-            raise LogForked(
-                f"{self._folder.root}: what is published there and the log's entries up to {size} do not lead to the "
-                "root that the log signed: another history, or entries that were altered. Verify the log"
-            )
-        return Published(checkpoint, head.checkpoint)
-
-    def _partials(self) -> list[Object]:
-        front = self._front
-        partials = [(tile.path, data) for tile, data in front.builder.partials()]
-        if front.tail:
-            partials.append((Bundle(front.size // TILE_WIDTH, len(front.tail)).path, tiles.encode_bundle(front.tail)))
-        return partials
 
     def _put(self, objects: Sequence[Object]) -> None:
         self.written += self._folder.put_all(objects)
@@ -265,13 +200,3 @@ class Publisher:
             return
         if self._folder.has(place._replace(width=TILE_WIDTH).path):
             self._folder.remove(name)
-
-
-def _bundles(size: int, entries: list[bytes]) -> tuple[list[Object], list[bytes]]:
-    """The full bundles among these entries, of which the first belong to the partial bundle at ``size``; the rest."""
-    first, whole = size // TILE_WIDTH, len(entries) // TILE_WIDTH
-    full = [
-        (Bundle(first + i).path, tiles.encode_bundle(entries[i * TILE_WIDTH : (i + 1) * TILE_WIDTH]))
-        for i in range(whole)
-    ]
-    return full, entries[whole * TILE_WIDTH :]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..archives.local import Folder
 from ..errors import FormatError, LogDamaged, LogForked, RecordError
@@ -16,6 +15,7 @@ from ..ledger import canonical, tiles, tree
 from ..ledger.checkpoint import Checkpoint, open_checkpoint
 from ..ledger.lines import from_decimal
 from ..ledger.note import Verifier
+from ..stores.opening import Place
 from .anchors import newest_cosigned
 
 CHECKPOINT = "checkpoint"
@@ -52,7 +52,7 @@ def open_published(folder: Folder, origin: str, verifiers: Sequence[Verifier]) -
         raise LogDamaged(f"{where}: is no checkpoint signed by a key of this log: {error}") from error
 
 
-def with_cosignatures(published: Published, log: Path | None, origin: str, verifiers: Sequence[Verifier]) -> Published:
+def with_cosignatures(published: Published, log: Place | None, origin: str, verifiers: Sequence[Verifier]) -> Published:
     """Returns the same checkpoint in the newest cosigned note kept beside the log, if that is of the same text.
 
     Lines of witnesses are not verified here: nobody who reads a checkpoint takes them on trust.
@@ -67,7 +67,7 @@ def with_cosignatures(published: Published, log: Path | None, origin: str, verif
     return Published(checkpoint, note) if checkpoint == published.checkpoint else published
 
 
-def adopt_cosigned(folder: Folder, log: Path, origin: str, verifiers: Sequence[Verifier]) -> bool:
+def adopt_cosigned(folder: Folder, log: Place, origin: str, verifiers: Sequence[Verifier]) -> bool:
     """Puts the newest cosigned note in place of a published checkpoint of the same text; True if that changed it.
 
     If we die here: the one before, or this one. Raises `LogBusy` while a publisher runs, which does the same.
@@ -123,9 +123,7 @@ def peaks_of(folder: Folder, checkpoint: Checkpoint) -> tuple[bytes, ...]:
     """
     size = checkpoint.size
     try:
-        read = tiles.hash_reader(size, tile_getter(folder))
-        levels = [level for level in reversed(range(size.bit_length())) if size >> level & 1]
-        peaks = tuple(read(level, (size >> level) - 1) for level in levels)
+        peaks = tree.peaks_of(size, tiles.hash_reader(size, tile_getter(folder)))
     except FormatError as error:
         raise LogDamaged(f"{folder.root}: {error}") from error
     if tree.root(peaks) != checkpoint.root:
@@ -229,9 +227,7 @@ def _begin(folder: Folder, minimum: int, size: int) -> tuple[tiles.TileBuilder, 
             row = tiles.decode_tile(prefix(1, n, tiles.tile_width(0, n, hashes)))
             _compare(folder, [(tile._replace(level=tile.level + 1), data) for tile, data in above.add(row)], size)
         _compare(folder, [(tile._replace(level=tile.level + 1), data) for tile, data in above.partials()], size)
-        read = tiles.hash_reader(size, get)
-        levels = [level for level in reversed(range(minimum.bit_length())) if minimum >> level & 1]
-        peaks = tuple(read(level, (minimum >> level) - 1) for level in levels)
+        peaks = tree.peaks_of(minimum, tiles.hash_reader(size, get))
         return tiles.TileBuilder(minimum, prefix), peaks
     except FormatError as error:
         raise LogDamaged(f"{folder.root}: {error}") from error

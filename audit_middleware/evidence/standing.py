@@ -15,8 +15,7 @@ from ..errors import RecordError, StoreError
 from ..ledger.canonical import decode
 from ..model import Json
 from ..protocols import LogStore
-from ..stores.base import read_note
-from ..stores.journal import JournalStore
+from ..stores.opening import Store
 from .policies import LOADED
 
 RETENTION, HELD, RELEASED, PRUNED = (
@@ -98,11 +97,19 @@ class Standings:
 def read_standings(store: LogStore) -> Standings:
     """Reads the whole log; raises `StoreError`. A second for some 200,000 records of 1.3 kB."""
     found = Standings()
-    for frame in store.frames():
+    read_on(store, found, None)
+    return found
+
+
+def read_on(store: LogStore, found: Standings, start: int | None) -> int:
+    """Reads what was committed from entry ``start`` on, where a commit begins; returns where to go on."""
+    size = start or 0
+    for frame in store.frames(start):
         for index, entry in enumerate(frame.entries, frame.first):
             if _MARK in entry and (one := _parse(index, entry)) is not None:
                 found.take(one)
-    return found
+        size = frame.head.size
+    return size
 
 
 def carried(record: Standing) -> list[Standing]:
@@ -116,18 +123,18 @@ def explains(record: Standing, checkpoint: bytes) -> bool:
     return record.action == PRUNED and record.extra.get("checkpoint") == checkpoint.decode()
 
 
-def explanation(store: JournalStore) -> Standing | None:
+def explanation(store: Store) -> Standing | None:
     """Returns the record that explains the log's base; ``None`` if nothing was pruned or no record says so.
 
-    The note beside the base file says where to look; without it, or if it is wrong, the whole log is read.
+    The store says where to look; without it, or if it is wrong, the whole log is read.
     """
     base = store.base
     if not base.size:
         return None
-    note = read_note(store.layout.journal, base.size)
-    if note is not None and base.size <= note[0] < store.head().size:
-        for frame in store.frames(note[0], note[0] + 1):
-            one = _parse(note[0], frame.entries[note[0] - frame.first])
+    hint = store.pruned_by()
+    if hint is not None and base.size <= hint < store.head().size:
+        for frame in store.frames(hint, hint + 1):
+            one = _parse(hint, frame.entries[hint - frame.first])
             if one is not None and explains(one, base.checkpoint):
                 return one
     return newest_explanation(read_standings(store).pruned, base.checkpoint)
@@ -138,7 +145,7 @@ def newest_explanation(pruned: Iterable[Standing], checkpoint: bytes) -> Standin
     return next((one for one in reversed(list(pruned)) if explains(one, checkpoint)), None)
 
 
-def carried_keys(store: JournalStore) -> dict[str, dict[str, int]]:
+def carried_keys(store: Store) -> dict[str, dict[str, int]]:
     """Returns, for `KeyWatch`, at which entries the keys came and went whose records were pruned.
 
     None of a damaged log: a verifier says where the damage is.

@@ -35,7 +35,7 @@ class Anchor:
         label: Completes "the checkpoint ..." and "a checkpoint was ...": "kept elsewhere", "cosigned by site-b".
         kind: What agreement with it proves.
         by: Names of the witnesses.
-        time: POSIX seconds: of the newest cosignature, or the time stamp.
+        time: POSIX seconds: of the newest cosignature, the time stamp, or when an archive says it got it.
     """
 
     size: int

@@ -49,8 +49,11 @@ def _kept(anchors: Anchors, start: Start, size: int) -> Iterator[Claim]:
 def _archived(anchors: Anchors) -> Iterator[Claim]:
     for (kind, label), agreed in anchors.agreed.items():
         if kind == "archived":
-            text = f"{label}: agrees with {_counted(agreed.count, 'checkpoint')} there, up to size {agreed.newest.size}"
-            yield Claim("archived", agreed.newest.size, text)
+            size, at = agreed.newest.size, _moment(agreed.newest.time)
+            text = f"{label}: agrees with {_counted(agreed.count, 'checkpoint')} there, up to size {size}"
+            if at is not None:
+                text += f", which was there at {at} by the archive's clock"
+            yield Claim("archived", size, text, time=at)
 
 
 def _stamped(anchors: Anchors) -> Iterator[Claim]:

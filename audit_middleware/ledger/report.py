@@ -22,6 +22,8 @@ Cause = Literal[
     "index column differs",  # the search index says something else than the log
     "not witnessed",  # the witnesses that the trust file demands cosigned no checkpoint that this log leads to
     "unexplained",  # entries were pruned, and no earlier record sets the rule for that
+    "not locked",  # an object of an archive that its lock does not cover, beside others that it does
+    "hidden",  # note: something was put on top of an object of an archive; the one below it counts
     "torn",  # note: the beginning of a commit that a crash cut short; never acknowledged
     "repeated",  # note: one record sent twice after an ambiguous failure
     "gap",  # note: the log itself says that records could not be kept

@@ -96,6 +96,11 @@ def root(peaks: Sequence[bytes]) -> bytes:
     return result
 
 
+def peaks_of(size: int, read: Read) -> tuple[bytes, ...]:
+    """Returns the peaks of the tree of ``size``, largest first, from its stored subtrees."""
+    return tuple(read(level, (size >> level) - 1) for level in reversed(range(size.bit_length())) if size >> level & 1)
+
+
 def range_root(start: int, end: int, read: Read) -> bytes:
     """Returns the root over the leaves ``[start, end)``; ``start`` is a multiple of a power of two >= the width."""
     peaks = []

@@ -27,7 +27,7 @@ from audit_middleware.signing import Ed25519Signer
 from audit_middleware.stores.base import _copy_from, commit_line_at
 from audit_middleware.stores.index import SearchIndex
 from audit_middleware.stores.journal import JournalStore
-from bench.verify import build_log
+from bench.logs import build_log
 from tests.ledger_verify.test_pruned import RULED, control, prune, pruning
 from tests.stores.samples import ORIGIN, SEAL, SIGNER, VERIFIERS, VKEY, batches, entry, new_journal, segments_of, small
 
