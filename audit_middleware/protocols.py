@@ -7,9 +7,9 @@ for a log store it is public, `testing.stores`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from .model import Found, Frame, Head, Refusal, Subject
+from .model import Found, Frame, Head, Refusal, Stored, Subject
 
 Scope = MutableMapping[str, Any]
 """An ASGI connection scope (ASGI 3.0)."""
@@ -79,6 +79,55 @@ class LogStore(Protocol):
 
     def close(self) -> None:
         """Releases descriptors. Never loses a batch whose `append` returned."""
+        ...
+
+
+@runtime_checkable
+class KnowsCommits(Protocol):
+    """A log store that can say whether a commit is there without reading its entries, which a writer may be refused."""
+
+    def has_commit(self, head: Head) -> bool:
+        """Whether the log holds the commit that ended with this head, or has pruned it. Raises `StoreError`."""
+        ...
+
+
+class Archive(Protocol):
+    """Immutable objects outside of the log's machine. Names are as of `archives.local.Folder`: ``tile/0/x001/234``.
+
+    *Atomicity*: an object appears whole or not at all. *Durability*: when `put` returns, the object survives whatever
+    the archive promises to survive. *Concurrency*: any number of readers and writers; of two that put the same name
+    each makes a version of its own, or the second one finds the first. *Retry*: putting the same bytes again is
+    allowed and makes no second object. *Time*: every call is bounded. Everything raises `ArchiveError`, whose text
+    holds no secret; a name that no object may have is a `ValueError`.
+    """
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages: a URL or path without secrets."""
+        ...
+
+    def put(self, name: str, data: bytes, until: float | None) -> Stored:
+        """Stores an object, locked until then (seconds since the epoch) where the archive can lock, and reads it back.
+
+        One that is there already with the same bytes is left as it is; a lock that ends earlier is made longer.
+        Returns its first version. Raises `ArchiveConflict` when that one holds other bytes; nothing was changed.
+        """
+        ...
+
+    def get(self, name: str, version: str | None = None) -> bytes | None:
+        """An object's bytes, of its current version or the one named; ``None`` when there is none."""
+        ...
+
+    def versions(self, name: str) -> Sequence[Stored]:
+        """Every version there is of one object, the oldest first. A delete marker is none."""
+        ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The names of all objects below a prefix, in order, also those hidden by a delete marker; streams.
+
+        A prefix is a name, too, and is followed by ``/``; ``""`` is the whole archive. What has a name that no object
+        may have is somebody else's and is left out.
+        """
         ...
 
 

@@ -26,11 +26,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     policy: Path = Field(description="The policy file (YAML).")
-    log: str = Field(description="The log: the path of a journal made by `audit-middleware init`.")
+    log: str = Field(
+        repr=False,
+        description="The log, made by `audit-middleware init`: the path of a journal, or `postgresql://user@host/database`.",
+    )
+    state: Path | None = Field(
+        None, description="For a log in a database: a folder of this host, for the key, the spool, cursors and locks."
+    )
     service: str = Field(min_length=1, max_length=128, description="The service's name in every record.")
     service_version: str | None = Field(None, max_length=128, description="The service's version in every record.")
     environment: str | None = Field(None, max_length=128, description="For instance production or staging.")
-    key: Path | None = Field(None, description="The log's signing key; default: the log's path with `.key` added.")
+    key: Path | None = Field(
+        None,
+        description="The log's signing key; default: the log's path with `.key` added, or `signing.key` in `state`.",
+    )
     signing_key: SecretStr | None = Field(None, description="The signing key itself, instead of a file.")
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Networks (CIDR) whose forwarding headers are believed, counted from the right."
@@ -48,8 +57,8 @@ class Settings(BaseSettings):
     max_body: int = Field(16_384, ge=0, le=32_768, description="Bytes of a body kept where the policy records it.")
     spool: Path | None = Field(
         None,
-        description="Where records wait while the log takes none; default: the log's path with `.spool` added. "
-        "Another disk survives a full one.",
+        description="Where records wait while the log takes none; default: the log's path with `.spool` added, or "
+        "`spool` in `state`. Another disk survives a full one.",
     )
     max_decision_body: int = Field(
         65_536, ge=1_024, le=1_048_576, description="Bytes of a JSON body that a rule may read; a larger one is denied."
@@ -96,6 +105,22 @@ class Settings(BaseSettings):
     followers: Path | None = Field(
         None, description="A configuration of followers that one of the service's processes runs; see followers."
     )
+    block_interval: int = Field(
+        500, ge=0, le=60_000, description="Time between two looks at the list of blocked callers; 0: nobody is blocked."
+    )
+    archive_to: str | None = Field(
+        None,
+        description="Archive the log there while the service runs: `s3://bucket/prefix` or a folder; see archiving.",
+    )
+    archive_interval: int = Field(
+        300_000, ge=100, le=86_400_000, description="Time between two checkpoints in the archive."
+    )
+    archive_retain: str | None = Field(
+        None, description="How long archived objects are locked, such as 400d; default: as the log's retention says."
+    )
+    archive_partial: bool = Field(
+        False, description="Archive the partial bundle at the log's end with each checkpoint: for short logs."
+    )
     publish_interval: int = Field(1_000, ge=10, le=86_400_000, description="Time between two looks of the publisher.")
 
     @field_validator("trusted_proxies", "subject_properties", "published", mode="before")
@@ -108,17 +133,33 @@ class Settings(BaseSettings):
         secret = {name for name in type(self).model_fields if isinstance(getattr(self, name), SecretStr)}
         dumped = self.model_dump(mode="json", exclude=secret)
         values = {name: str(value) if isinstance(value, float) else value for name, value in dumped.items()}
-        return values | dict.fromkeys(secret, "set")
+        hidden = {"log"} if self.in_database else set()  # a password may stand in its URL
+        return values | dict.fromkeys(secret | hidden, "set")
+
+    @property
+    def in_database(self) -> bool:
+        """Whether the log is not a directory."""
+        return "://" in self.log
 
     @property
     def spool_path(self) -> Path:
-        """Where the spool is."""
-        return self.spool or Path(self.log.rstrip("/") + ".spool")
+        """Where the spool is. Raises `ConfigError`."""
+        return self.spool or self._beside("spool")
 
     @property
     def key_path(self) -> Path:
-        """Where the signing key is."""
-        return self.key or Path(self.log.rstrip("/") + ".key")
+        """Where the signing key is. Raises `ConfigError`."""
+        return self.key or self._beside("key")
+
+    def _beside(self, what: str) -> Path:
+        if not self.in_database:
+            return Path(f"{self.log.rstrip('/')}.{what}")
+        if self.state is None:
+            raise ConfigError(
+                f"setting state is missing: the log is in a database, so pass state=... or set {PREFIX}STATE, a folder "
+                "of this host for the spool, cursors and locks"
+            )
+        return self.state / ("signing.key" if what == "key" else what)
 
 
 def load_settings(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:

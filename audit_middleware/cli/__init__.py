@@ -13,14 +13,21 @@ import typer
 
 from ..errors import AuditError
 from ..version import __version__
+from .archive import app as archive
+from .archiving import put, restore_log
+from .archiving import verify as verify_archive
+from .blocks import app as blocks
+from .copying import copy
 from .cosign import cosign
 from .demo import demo
+from .detect import detect
 from .export import export
 from .followers import app as followers
 from .followers import follow
 from .inspect import routes, schema
 from .keys import app as keys
 from .log import init
+from .notify import app as notify
 from .output import COULD_NOT_RUN, fail
 from .policy import app as policy
 from .proofs import checkpoint, consistency, prove, verify_proof_file
@@ -46,6 +53,8 @@ app.command()(query)
 app.command()(tail)
 app.command()(show)
 app.command()(export)
+app.command()(copy)
+app.command()(detect)
 app.command()(verify)
 app.command()(checkpoint)
 app.command()(prove)
@@ -57,9 +66,15 @@ app.command()(cosign)
 app.command()(follow)
 app.command()(timestamp)
 app.command()(prune)
+archive.command("put")(put)
+archive.command("verify")(verify_archive)
+archive.command("restore")(restore_log)
+app.add_typer(archive, name="archive")
 app.add_typer(followers, name="followers")
+app.add_typer(notify, name="notify")
 app.add_typer(retention, name="retention")
 app.add_typer(hold, name="hold")
+app.add_typer(blocks, name="blocks")
 app.add_typer(keys, name="keys")
 app.add_typer(witness, name="witness")
 app.add_typer(policy, name="policy")

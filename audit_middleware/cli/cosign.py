@@ -12,7 +12,7 @@ from ..errors import LogDamaged, LogForked
 from ..evidence.cosign import Round, Submitter
 from ..ledger.lines import to_base64
 from ..ledger.trust import parse_policy
-from ..stores.journal import JournalStore
+from ..stores.opening import folder_of, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, err, fail, out, print_json, shown
 from .proofs import TILES, published_folder
@@ -29,9 +29,9 @@ def cosign(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each round.")] = False,
 ) -> None:
     """Have witnesses cosign the newest checkpoint. Exit 1 without a quorum, or when one shows a rollback or fork."""
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     policy = parse_policy(trust.read_bytes())
-    submitter = Submitter(store, log, policy, published_folder(tiles or log), patience=patience)
+    submitter = Submitter(store, log, policy, published_folder(tiles or folder_of(log)), patience=patience)
     try:
         if follow:
             submitter.follow(stop_on_signals(), interval, lambda result: _print(result, as_json))

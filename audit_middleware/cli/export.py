@@ -24,7 +24,7 @@ from ..model import SCHEMA_VERSION
 from ..protocols import LogStore
 from ..stores.filesystem import sync_directory
 from ..stores.index import Filters
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, USAGE, fail, out, progress
 from .query import moment, search_index
@@ -70,7 +70,7 @@ def export(
         fail("--gzip writes binary data: give a file with --out, or redirect the output", USAGE)
     asked = {**asdict(filters), "format": form, "out": None if target is None else str(target), "gzip": zipped}
     told = reading("audit.log_exported", log, "export", asked)
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     first, size = store.base.size, store.head().size
     found = _all(store, first, size) if filters == Filters() else _matching(log, store, filters)
     quiet = target is None and sys.stdout.isatty()  # a bar would stand among the records
@@ -119,9 +119,9 @@ def _all(store: LogStore, start: int, stop: int) -> Iterator[Found]:
                 yield index, decode(entry)
 
 
-def _matching(log: Path, store: LogStore, filters: Filters) -> Iterator[Found]:
+def _matching(log: Place, store: Store, filters: Filters) -> Iterator[Found]:
     """The records that the index names, in the log's order; a commit is read once for all of them that are in it."""
-    index = search_index(log, store)
+    index = search_index(store)
     index.catch_up()
     frame = None
     for at in index.find(filters, newest_first=False):

@@ -12,7 +12,7 @@ from ..evidence.keys import KeyChange, key_history, new_key, retire, rotate, sig
 from ..evidence.witness_keys import cosigners_of, new_cosigner_key
 from ..ledger.note import parse_vkey
 from ..signing import read_key_file
-from ..stores.journal import JournalStore
+from ..stores.opening import key_of, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, fail, out, print_json, row, table
 from .reading import reading
@@ -59,9 +59,9 @@ def show(file: Annotated[Path, typer.Argument(help="A key file.", show_default=F
 def list_keys(log: LOG, as_json: JSON = False) -> None:
     """Read the log and list its keys with their times. Exit 1 if a key signed out of its time."""
     reading("audit.log_read", log, "keys list")
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     watch = key_history(log)
-    rows = [(vkey, watch.since.get(vkey), watch.retired.get(vkey)) for vkey in store.config.vkeys]
+    rows = [(vkey, watch.since.get(vkey), watch.retired.get(vkey)) for vkey in store.vkeys]
     if as_json:
         keys = [{"vkey": vkey, "rotated_in": since, "retired_in": until} for vkey, since, until in rows]
         print_json({"keys": keys, "findings": [{"index": one.index, "text": one.text} for one in watch.findings]})
@@ -83,7 +83,7 @@ def rotate_key(
     as_json: JSON = False,
 ) -> None:
     """Let a new key sign beside the old ones; services do so from their next start on."""
-    change = rotate(log, key or Path(f"{log}.key"), new)
+    change = rotate(log, key or key_of(log), new)
     _print(
         change, as_json, "Restart the services that write this log. Give the new verifier key to whoever verifies it."
     )
@@ -100,7 +100,7 @@ def retire_key(
     as_json: JSON = False,
 ) -> None:
     """End the use of a key: what it signs from here on is reported."""
-    change = retire(log, key or Path(f"{log}.key"), old, prepare=prepare)
+    change = retire(log, key or key_of(log), old, prepare=prepare)
     then = "then run this again without --prepare." if prepare else "what they sign with the old key is reported."
     _print(change, as_json, f"Restart the services that write this log; {then}")
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..evidence.keys import create_log
+from ..stores.opening import Place, key_of, place_of
 from .output import out
 
-LOG = Annotated[Path, typer.Argument(help="The log's directory.", show_default=False)]
+if TYPE_CHECKING:
+    Log = Place
+else:
+    Log = Path  # Typer takes no union; `log_argument` says which it is
+
+
+def log_argument(text: str) -> Place:
+    """Reads the argument or option that names a log."""
+    return place_of(text)
+
+
+LOG_HELP = "The log: its directory, or postgresql://user@host/database."
+LOG = Annotated[Log, typer.Argument(help=LOG_HELP, show_default=False, parser=log_argument, metavar="LOG")]
 
 
 def init(
@@ -23,6 +36,6 @@ def init(
     """Make an empty log and its signing key."""
     vkey = create_log(log, origin, key)
     out.print(f"log          {log}")
-    out.print(f"signing key  {key or Path(f'{log}.key')}  (keep it secret, back it up apart from the log)")
+    out.print(f"signing key  {key or key_of(log)}  (keep it secret, back it up apart from the log)")
     out.print(f"verifier key {vkey}", soft_wrap=True)
     out.print("Give the verifier key to whoever shall be able to check the log without trusting you.")

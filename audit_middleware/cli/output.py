@@ -1,7 +1,7 @@
 """How commands speak: tables and colour on a terminal, JSON on request, one line for an error.
 
-Everything a command prints about records came from outside at some time, so no text is ever interpreted: Rich markup is
-off, and control characters are shown as escapes.
+Everything a command prints about records came from outside at some time, so no text is ever interpreted: Rich markup
+and names of emoji are off, and control characters are shown as escapes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 HOLDS, DOES_NOT_HOLD, USAGE, COULD_NOT_RUN = 0, 1, 2, 3
 
@@ -23,8 +23,8 @@ WIDE = 175
 _WHOLE = frozenset({"index", "time", "status", "audit id", "entry", "method"})  # columns that are not folded
 
 # Into a file or pipe a table is as wide as it likes: nobody's terminal folds it.
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def fail(problem: object, code: int = COULD_NOT_RUN) -> NoReturn:
@@ -59,7 +59,7 @@ def table(title: str | None, *columns: str) -> Table:
 
 def row(target: Table, *cells: object, style: str | None = None) -> None:
     """Adds one row; ``None`` is shown as a dash."""
-    target.add_row(*("-" if cell is None else escape(shown(str(cell))) for cell in cells), style=style)
+    target.add_row(*("-" if cell is None else Text(shown(str(cell))) for cell in cells), style=style)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 
 from ..evidence.backtest import Backtest
 from ..evidence.backtest import backtest as decide_under
+from ..evidence.blocking import Orders, orders_in
 from ..evidence.policies import ARCHIVED, Archive
 from ..evidence.recorded import Recorded, decisions
 from ..evidence.reperform import Archived, Policies, Reperformance, load_archived
@@ -19,7 +20,7 @@ from ..policy.document import decode
 from ..policy.findings import Findings
 from ..policy.load import read_bytes
 from ..stores.index import Filters
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, out, print_json, progress, row, shown, table
 from .query import moment, search_index
@@ -49,9 +50,10 @@ def reperform(
     """
     given = {"since": since, "until": until, "policy": [str(one) for one in policy or ()] or None}
     told = reading("audit.log_read", log, "policy reperform", given)
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     records, archive = _open(log, store, told, moment(since), moment(until))
-    result = make_again(records, Policies(archive.document, map(_from_file, policy or ())))
+    orders = Orders.of(orders_in(store), store.base.size)
+    result = make_again(records, Policies(archive.document, map(_from_file, policy or ())), orders)
     if as_json:
         print_json(result.to_json())
     else:
@@ -74,7 +76,7 @@ def backtest(
     """
     told = reading("audit.log_read", log, "policy backtest", {"new": str(new), "since": since, "until": until})
     policy = _from_file(new)
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     records, archive = _open(log, store, told, moment(since), moment(until))
     result = decide_under(records, Policies(archive.document), policy)
     if as_json:
@@ -91,10 +93,8 @@ def _from_file(path: Path) -> Archived:
     return load_archived(text, str(path))
 
 
-def _open(
-    log: Path, store: JournalStore, told: Reading, since: str | None, until: str | None
-) -> tuple[Records, Archive]:
-    index = search_index(log, store)
+def _open(log: Place, store: Store, told: Reading, since: str | None, until: str | None) -> tuple[Records, Archive]:
+    index = search_index(store)
     size = index.catch_up()
     start, stop = span(index, since, until, size)
     start = max(start, store.base.size)
@@ -102,7 +102,7 @@ def _open(
     return told.count(_read(store, start, stop, since, until)), archive
 
 
-def _read(store: JournalStore, start: int, stop: int, since: str | None, until: str | None) -> Records:
+def _read(store: Store, start: int, stop: int, since: str | None, until: str | None) -> Records:
     if start < stop:
         with progress("decisions", stop - start) as advance:
             yield from decisions(_told(store.frames(start, stop), start, advance), start, stop, since, until)
@@ -137,6 +137,8 @@ def _tell_reperformance(result: Reperformance) -> None:
     unmade = sum(result.not_performable.values())
     counts = table(None, "decisions", "")
     row(counts, "same", result.same)
+    for why, count in sorted(result.blocked.items()):
+        row(counts, f"  {why}", count)
     row(counts, "differs", result.differing, style="bold red" if result.differing else None)
     row(counts, "not re-performable", unmade)
     for why, count in sorted(result.not_performable.items()):

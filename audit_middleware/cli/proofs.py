@@ -22,7 +22,7 @@ from ..ledger.lines import to_base64
 from ..ledger.note import Verifier, parse_vkey, read_note
 from ..ledger.proof import Proof, format_proof, parse_proof, verify_proof
 from ..ledger.trust import NONE, Policy, parse_policy
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, folder_of, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, err, fail, out, print_json, shown
 from .query import search_index
@@ -30,7 +30,7 @@ from .reading import reading
 
 VKEY = Annotated[
     list[str] | None,
-    typer.Option(help="A verifier key you trust for this log. Default: the keys in its config.json."),
+    typer.Option(help="A verifier key you trust for this log. Default: the keys that the log itself names."),
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TILES = Annotated[
@@ -52,7 +52,7 @@ def checkpoint(
 ) -> None:
     """Print the newest signed checkpoint, to be kept elsewhere. Exit 1 while there is none."""
     reading("audit.log_exported", log, "checkpoint", {"cosigned": cosigned or None})
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     note = _cosigned(log) if cosigned else store.head().checkpoint
     if not note:
         fail(f"{log} has no entry yet, so there is no checkpoint", DOES_NOT_HOLD)
@@ -88,8 +88,8 @@ def prove(
 ) -> None:
     """Prove that a record is in the log: a file that verify-proof checks without the log. Exit 1 if there is none."""
     told = reading("audit.log_exported", log, "prove", {"id": id, "to": to, "entry": entry, "out": output})
-    store = JournalStore.open(log, writable=False)
-    prover = Prover(store, _keys(store, None), published_folder(tiles or log))
+    store = open_log(log)
+    prover = Prover(store, _keys(store, None), published_folder(tiles or folder_of(log)))
     index = _index_of(log, store, id)
     try:
         note = to.read_bytes() if to else _note_for(log, prover, index, cosigned)
@@ -160,7 +160,7 @@ def consistency(
 ) -> None:
     """Check that one checkpoint extends another, and print the proof. Exit 1 if it does not."""
     told = reading("audit.log_verified", log, "consistency", {"old": old, "new": new, "vkey": vkey or None})
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     policy = _policy(trust)
     verifiers = list(policy.log_keys(store.origin)) if policy and not vkey else _keys(store, vkey)
     try:
@@ -168,7 +168,7 @@ def consistency(
         before, _ = open_checkpoint(old.read_bytes(), store.origin, verifiers)
         after, _ = open_checkpoint(note, store.origin, verifiers)
         witnesses = _witnesses(policy, note, store.origin)
-        hashes = Prover(store, verifiers, published_folder(tiles or log)).consistency(before, after)
+        hashes = Prover(store, verifiers, published_folder(tiles or folder_of(log))).consistency(before, after)
     except (FormatError, LogForked, LogDamaged, EntriesPruned) as problem:
         if not isinstance(problem, EntriesPruned):
             told.doubt()
@@ -192,8 +192,8 @@ def consistency(
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _keys(store: JournalStore, given: list[str] | None) -> list[Verifier]:
-    return _parse_keys(given) if given else [parse_vkey(text) for text in store.config.vkeys]
+def _keys(store: Store, given: list[str] | None) -> list[Verifier]:
+    return _parse_keys(given) if given else [parse_vkey(text) for text in store.vkeys]
 
 
 def _parse_keys(texts: list[str]) -> list[Verifier]:
@@ -233,14 +233,14 @@ def _print_witnesses(policy: Policy | None, witnesses: list[str] | None, to: Con
         to.print(f"witnessed by 0: the trust file asks for none (quorum {NONE})", style="yellow", soft_wrap=True)
 
 
-def _cosigned(log: Path) -> bytes:
+def _cosigned(log: Place) -> bytes:
     note = newest_cosigned(log)
     if note is None:
         fail(f"{log} has no cosigned checkpoint; have one cosigned: audit-middleware cosign {log}", DOES_NOT_HOLD)
     return note
 
 
-def _note_for(log: Path, prover: Prover, index: int, cosigned: bool | None) -> bytes:
+def _note_for(log: Place, prover: Prover, index: int, cosigned: bool | None) -> bytes:
     """The checkpoint to prove an entry under: the newest cosigned one if it covers the entry, else the newest.
 
     A cosigned one that the log does not lead to is used all the same: then there is no proof, and the reason is told.
@@ -258,11 +258,11 @@ def published_folder(place: Path) -> Folder | None:
     return folder if folder.has(CHECKPOINT) else None
 
 
-def _index_of(log: Path, store: JournalStore, id: str) -> int:
+def _index_of(log: Place, store: Store, id: str) -> int:
     if id.isdigit():
         found = [int(id)]
     else:
-        index = search_index(log, store)
+        index = search_index(store)
         index.catch_up()
         found = index.with_action_id(id)
     if not found or found[0] >= store.head().size:

@@ -15,9 +15,9 @@ from ..evidence.publish import Publisher
 from ..evidence.published import CHECKPOINT, Published, verify_published
 from ..ledger.lines import to_base64
 from ..ledger.note import parse_vkey
-from ..stores.journal import JournalStore
+from ..stores.opening import Database, folder_of, open_log
 from .log import LOG
-from .output import fail, out, print_json, progress
+from .output import USAGE, fail, out, print_json, progress
 from .reading import reading
 from .signals import stop_on_signals
 
@@ -35,9 +35,11 @@ def publish(
     """Publish a log as static files (C2SP tlog-tiles), or bring what is published up to date."""
     asked = {"directory": directory, "follow": follow, "check": check}
     told = reading("audit.log_exported", log, "publish", asked, follow=follow)
-    store = JournalStore.open(log, writable=False)
-    folder = Folder(directory or log)
-    verifiers = [parse_vkey(text) for text in store.config.vkeys]
+    store = open_log(log)
+    if directory is None and isinstance(log, Database):
+        fail("publish needs a directory: a log in a database cannot be published in place", USAGE)
+    folder = Folder(directory or folder_of(log))
+    verifiers = [parse_vkey(text) for text in store.vkeys]
     # From here on, so that a signal while the first files are written ends the work between two looks as well.
     stop = stop_on_signals() if follow else threading.Event()
     with folder.exclusive():

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +19,8 @@ from ..errors import AuditError, EntriesPruned
 from ..ledger.canonical import decode
 from ..model import Record
 from ..protocols import LogStore
-from ..stores.index import Filters, SearchIndex
-from ..stores.journal import JournalStore
+from ..stores.index import Filters
+from ..stores.opening import Index, Store, open_index, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, WIDE, fail, out, print_json, row, table
 from .reading import reading
@@ -58,8 +57,8 @@ def query(
         resource=resource, trace=trace, since=moment(since), until=moment(until), unfinished=unfinished,
     )  # fmt: skip
     told = reading("audit.log_read", log, "query", {**asdict(filters), "limit": limit, "oldest_first": oldest_first})
-    store = JournalStore.open(log, writable=False)
-    index = search_index(log, store)
+    store = open_log(log)
+    index = search_index(store)
     count = index.catch_up()
     matches = index.find(filters, newest_first=not oldest_first, limit=limit or None)
     found = told.count((at, read_record(store, at)) for at in matches)
@@ -75,7 +74,7 @@ def tail(
 ) -> None:
     """Show the last records; with -f also those to come."""
     told = reading("audit.log_read", log, "tail", {"lines": lines, "follow": follow}, follow=follow)
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     at = max(store.base.size, store.head().size - lines)
     try:
         if follow:
@@ -99,8 +98,8 @@ def show(
 ) -> None:
     """Show one record in full, with where it stands in the log and what amends it. Exit 1 when there is none."""
     told = reading("audit.log_read", log, "show", {"id": id})
-    store = JournalStore.open(log, writable=False)
-    index = search_index(log, store)
+    store = open_log(log)
+    index = search_index(store)
     index.catch_up()
     found = [int(id)] if id.isdigit() else index.with_action_id(id)
     if not found or found[0] >= store.head().size:
@@ -127,9 +126,9 @@ def show(
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def search_index(log: Path, store: LogStore) -> SearchIndex:
+def search_index(store: Store) -> Index:
     """The log's search index."""
-    return SearchIndex(log / "index.sqlite", store)
+    return open_index(store)
 
 
 def read_record(store: LogStore, index: int) -> dict[str, Any]:

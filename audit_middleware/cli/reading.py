@@ -27,7 +27,7 @@ from ..evidence.control import ControlWriter, statement, write_control
 from ..evidence.keys import signers_of
 from ..model import Json, Severity
 from ..signing import Ed25519Signer, read_key_file
-from ..stores.layout import Layout, read_config
+from ..stores.opening import Place, key_of, origin_of
 from .output import COULD_NOT_RUN, USAGE, err, fail, shown
 
 READER, SWITCH = "AUDIT_READER", "AUDIT_RECORD_READS"
@@ -50,7 +50,7 @@ class Reading:
         leave: Why the log must be left as it is, if it must.
     """
 
-    log: Path
+    log: Place
     kind: Kind
     command: str
     filters: dict[str, Json]
@@ -135,7 +135,7 @@ def configure(claimed: str | None, required: bool) -> None:
 
 
 def reading(
-    kind: Kind, log: Path, command: str, filters: Mapping[str, object] | None = None, *, follow: bool = False
+    kind: Kind, log: Place, command: str, filters: Mapping[str, object] | None = None, *, follow: bool = False
 ) -> Reading:
     """Says that a command reads a log now; ``filters`` holds its options, of which those that are not set are left out.
 
@@ -145,7 +145,7 @@ def reading(
     given = {name: value for name, value in (filters or {}).items() if value is not None and value is not False}
     made = Reading(log, kind, command, plain(given), _session.claimed, _session.required)
     if _switched_on():
-        read_config(Layout(log))  # where there is no log, there is nothing to read either
+        origin_of(log)  # where there is no log, there is nothing to read either
         _session.readings.append(made)
         if follow or made.required:
             made.begin()
@@ -241,14 +241,14 @@ def _text(value: str | None) -> str | None:
     return None if not value else clean(value, 256)
 
 
-def log_signers(log: Path) -> tuple[Ed25519Signer, ...]:
+def log_signers(log: Place) -> tuple[Ed25519Signer, ...]:
     """The log's keys, from where a service takes them. Raises `KeyFileError` where there are none for this process."""
     text = os.environ.get("AUDIT_SIGNING_KEY")
     if not text:
-        path = os.environ.get("AUDIT_KEY") or f"{str(log).rstrip('/')}.key"
+        path = os.environ.get("AUDIT_KEY") or key_of(log)
         text = read_key_file(path)
     signers = signers_of(text)
-    origin = read_config(Layout(log)).origin
+    origin = origin_of(log)
     for signer in signers:
         if signer.name != origin:
             raise ConfigError(f"the signing key here is for {signer.name!r}, and the log is {origin!r}")

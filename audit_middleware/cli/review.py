@@ -24,8 +24,8 @@ from ..review.activity import Activity
 from ..review.checklist import TOP, Basis, Item, to_dict
 from ..review.items import review
 from ..review.log import VERIFICATIONS
-from ..stores.index import Filters, SearchIndex
-from ..stores.journal import JournalStore
+from ..stores.index import Filters
+from ..stores.opening import Index, Place, Store, open_log
 from .imports import PREDICATES, load_policy, load_predicates, load_router
 from .log import LOG
 from .output import out, print_json, progress
@@ -47,7 +47,7 @@ def review_command(
 ) -> None:
     """Write the periodic review: a checklist by controls with the log's numbers. Marks what needs attention."""
     rules = load_policy(policy, predicates)
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     tests = run_tests(policy, predicates=load_predicates(predicates))
     head, basis = gather(log, store, rules, tests, (moment(since), moment(until)), app, top=top, check=check)
     items = review(basis)
@@ -64,8 +64,8 @@ def review_command(
 
 
 def gather(
-    log: Path,
-    store: JournalStore,
+    log: Place,
+    store: Store,
     rules: Policy,
     tests: SuiteResult,
     period: tuple[str | None, str | None],
@@ -76,7 +76,7 @@ def gather(
 ) -> tuple[Head, Basis]:
     """Reads what the review is made of. ``period`` is in the form of a record's times."""
     since, until = period
-    index = search_index(log, store)
+    index = search_index(store)
     size = index.catch_up()
     activity = Activity(since, until)
     _load_before(activity, store, index, since)
@@ -103,7 +103,7 @@ def gather(
     return Head(store.origin, str(log), since, until, moment_text, size, rules.name, rules.digest), basis
 
 
-def span(index: SearchIndex, since: str | None, until: str | None, size: int) -> tuple[int, int]:
+def span(index: Index, since: str | None, until: str | None, size: int) -> tuple[int, int]:
     """The indexes between which all records of the period are."""
     start = next(index.find(Filters(since=since), newest_first=False, limit=1), size) if since else 0
     stop = next(index.find(Filters(until=until), limit=1), -1) + 1 if until else size
@@ -116,7 +116,7 @@ def _told(frames: Any, start: int, advance: Any) -> Any:
         advance(frame.head.size - start)
 
 
-def _load_before(activity: Activity, store: JournalStore, index: SearchIndex, since: str | None) -> None:
+def _load_before(activity: Activity, store: Store, index: Index, since: str | None) -> None:
     """Tells which policy was in force when the period began."""
     at = next(index.find(Filters(action="audit.policy_loaded", until=since), limit=1), None) if since else None
     if at is not None:
@@ -124,9 +124,9 @@ def _load_before(activity: Activity, store: JournalStore, index: SearchIndex, si
         activity.policy_loaded(at, record["timestamp"], record["service"]["name"], str(record["extra"].get("digest")))
 
 
-def _verify(store: JournalStore) -> Report:
+def _verify(store: Store) -> Report:
     watch = KeyWatch()
-    verifiers = [parse_vkey(text) for text in store.config.vkeys]
+    verifiers = [parse_vkey(text) for text in store.vkeys]
     with progress("verifying", store.head().size) as advance:
         frames = watch.over(store.raw_frames())
         report = verify(frames, store.origin, verifiers, check_entry=check_record, progress=advance)

@@ -11,7 +11,7 @@ from ..errors import TimestampError
 from ..evidence.stamping import check_stamps, stamp_newest
 from ..evidence.timestamps import read_roots, request_stamp
 from ..ledger.note import parse_vkey
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, Store, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, USAGE, fail, out, print_json, row, table
 
@@ -26,7 +26,7 @@ def timestamp(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Have the newest checkpoint time-stamped, once per size; or check what was. Exit 1 if one does not hold."""
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     roots = read_roots(tsa_roots.read_bytes()) if tsa_roots is not None else []
     if check == (tsa is not None):
         fail("give --tsa URL to get a time stamp, or --check", USAGE)
@@ -38,7 +38,7 @@ def timestamp(
         _check(store, log, roots, as_json)
 
 
-def _stamp(store: JournalStore, log: Path, url: str, roots: list[bytes], as_json: bool) -> None:
+def _stamp(store: Store, log: Place, url: str, roots: list[bytes], as_json: bool) -> None:
     try:
         done = stamp_newest(store, log, lambda note: request_stamp(note, url), roots)
     except TimestampError as problem:
@@ -54,8 +54,8 @@ def _stamp(store: JournalStore, log: Path, url: str, roots: list[bytes], as_json
         out.print("not checked: whether an authority that you trust signed it; see --tsa-roots", soft_wrap=True)
 
 
-def _check(store: JournalStore, log: Path, roots: list[bytes], as_json: bool) -> None:
-    stamps = list(check_stamps(store, log, [parse_vkey(text) for text in store.config.vkeys], roots))
+def _check(store: Store, log: Place, roots: list[bytes], as_json: bool) -> None:
+    stamps = list(check_stamps(store, log, [parse_vkey(text) for text in store.vkeys], roots))
     if as_json:
         listed = [
             {

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from ..errors import RecordError
 from ..ledger.canonical import decode
 from ..model import Json
 from ..protocols import Clock
 from ..signing import Ed25519Signer
-from ..stores.journal import JournalStore
-from ..stores.layout import Layout, read_config
-from ..stores.lock import ProcessLock
+from ..stores.opening import Place, Store, exclusive, origin_of
 from ..stores.tail import Repair
 from .control import ControlWriter, repaired, statement
 
@@ -21,25 +18,20 @@ _PATIENCE = 10.0
 
 
 @contextlib.contextmanager
-def changing(log: Path, what: str) -> Iterator[None]:
+def changing(log: Place, what: str) -> Iterator[None]:
     """Excludes other changes of one kind: two would each decide on what they read before. Services go on.
 
     Raises:
         LogNotFound: There is no log.
         LogBusy: Another process makes such a change.
     """
-    layout = Layout(log)
-    read_config(layout)  # raises unless there is a log
-    lock = ProcessLock(layout.state / f"{what}.lock")
-    try:
-        with lock.held(_PATIENCE):
-            yield
-    finally:
-        lock.forget()
+    origin_of(log)  # raises unless there is a log
+    with exclusive(log, what, _PATIENCE):
+        yield
 
 
 def append_control(
-    store: JournalStore,
+    store: Store,
     signers: Sequence[Ed25519Signer],
     action: str,
     extra: Mapping[str, Json],

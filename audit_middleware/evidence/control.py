@@ -12,7 +12,6 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from ..errors import LogUnavailable
 from ..model import Head, Json, Severity
@@ -22,6 +21,7 @@ from ..pipeline.seal import make_sealer
 from ..pipeline.statement import Statement
 from ..privacy.redact import Redactor
 from ..protocols import Clock, LogStore, Signer
+from ..stores.opening import Database, Place
 from ..stores.tail import Repair
 from ..version import __version__
 from .heads import open_compared
@@ -76,7 +76,7 @@ class ControlWriter:
 
 
 @contextlib.contextmanager
-def as_owner(log: Path) -> Iterator[None]:
+def as_owner(log: Place) -> Iterator[None]:
     """Lets root write to a log as the log's owner, so that a file made on the way is not root's.
 
     A segment or lock file of root would keep the service from its own log. Nothing changes for others.
@@ -84,6 +84,9 @@ def as_owner(log: Path) -> Iterator[None]:
     Raises:
         LogUnavailable: The log cannot be looked at.
     """
+    if isinstance(log, Database):  # who writes there is the database's to say
+        yield
+        return
     try:
         found = log.stat()
     except OSError as error:
@@ -102,7 +105,7 @@ def as_owner(log: Path) -> Iterator[None]:
 
 
 def write_control(
-    log: Path, writer: ControlWriter, statements: Sequence[Statement], *, clock: Clock = time.time_ns
+    log: Place, writer: ControlWriter, statements: Sequence[Statement], *, clock: Clock = time.time_ns
 ) -> Head:
     """Opens a log, appends records and closes it; a repair on the way is recorded before them.
 

@@ -26,7 +26,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..archives.local import Folder
 from ..errors import AnchorUnavailable, ConfigError, FormatError, LogBusy, LogDamaged, LogForked, NoteError
@@ -35,6 +34,7 @@ from ..ledger.note import Note, Signature
 from ..ledger.submission import Submission, cosignatures_in, parse_size
 from ..ledger.trust import NONE, Policy
 from ..protocols import LogStore
+from ..stores.opening import Place
 from .anchors import keep_cosigned, newest_cosigned
 from .exchange import Reply
 from .prove import Prover
@@ -105,7 +105,7 @@ class Submitter:
     def __init__(
         self,
         store: LogStore,
-        log: Path,
+        log: Place,
         trust: Policy,
         folder: Folder | None = None,
         *,

@@ -33,6 +33,7 @@ from ..ledger.told import Told
 from ..stores.frames import Commit as CommitLine
 from ..stores.frames import RawFrame
 from ..stores.journal import JournalStore
+from ..stores.opening import Store
 from ..stores.segments import cut, list_segments, read_at, read_piece
 from .examiner import Answer, Assignment, Summary, Task, digest_of, receive, send
 from .keywatch import KeyWatch
@@ -59,7 +60,7 @@ _read_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 def examined(
-    store: JournalStore,
+    store: Store,
     verifiers: Sequence[Verifier],
     *,
     watch: KeyWatch | None = None,
@@ -71,7 +72,7 @@ def examined(
     """Yields every frame of a journal with what can be said of it alone.
 
     Args:
-        store: The journal; only read.
+        store: The log; only read. One that is no journal is examined in this process.
         verifiers: The keys trusted to sign for this log.
         watch: Is shown every frame, in order.
         check_records: Whether entries are compared with the schema (check 2 of `verify`).
@@ -84,12 +85,14 @@ def examined(
         LogUnavailable: The log cannot be read.
         StoreError: A process ended before its work was done.
     """
-    if processes is None:
+    if not isinstance(store, JournalStore):
+        processes = 1  # the pieces are those of files
+    elif processes is None:
         processes = len(os.sched_getaffinity(0)) if _size(store) >= WORTH_IT else 1
     if processes < 1:
         raise ValueError(f"processes is {processes}, not at least 1")
     watch = watch if watch is not None else KeyWatch()
-    if processes == 1 or not sys.executable:
+    if processes == 1 or not sys.executable or not isinstance(store, JournalStore):
         check = check_record if check_records else None
         for frame in watch.over(store.raw_frames(start)):
             yield examine(frame, store.origin, verifiers, check)
@@ -103,7 +106,7 @@ def _size(store: JournalStore) -> int:
     try:
         return sum(one.stat().st_size for one in store.layout.journal.iterdir())
     except OSError as error:
-        raise LogUnavailable(f"{store.path}: reading failed: {error.strerror}") from error
+        raise LogUnavailable(f"{store.place}: reading failed: {error.strerror}") from error
 
 
 def _tasks(store: JournalStore, start: int, piece: int) -> Iterator[Task]:
@@ -119,7 +122,7 @@ def _tasks(store: JournalStore, start: int, piece: int) -> Iterator[Task]:
             for begin, end in cut(journal, first, piece, start=start, beyond=beyond):
                 yield Task(os.fsencode(path), first, begin, end, beyond is None)
     except OSError as error:
-        raise LogUnavailable(f"{store.path}: reading failed: {error.strerror}") from error
+        raise LogUnavailable(f"{store.place}: reading failed: {error.strerror}") from error
 
 
 # --- the processes ---------------------------------------------------------------------------------------------------

@@ -23,9 +23,8 @@ from ..errors import LogBusy
 from ..ledger.note import parse_vkey
 from ..ledger.trust import Policy
 from ..model import Json
-from ..stores.journal import JournalStore
-from ..stores.layout import Layout
 from ..stores.lock import ProcessLock
+from ..stores.opening import Place, elected, open_log, state_of
 from .cosign import Round, Submitter
 from .publish import Publisher
 
@@ -42,7 +41,7 @@ class Elected:
     name = ""
     _what = ""
 
-    def __init__(self, path: Path, exclusive: Callable[[], AbstractContextManager[object]], interval_s: float) -> None:
+    def __init__(self, path: Place, exclusive: Callable[[], AbstractContextManager[object]], interval_s: float) -> None:
         """Starts nothing. ``exclusive()`` holds the lock or raises `LogBusy`."""
         self._path = path
         self._exclusive = exclusive
@@ -107,15 +106,15 @@ class Follower(Elected):
     name = "publisher"
     _what = "publishing"
 
-    def __init__(self, log: Path, folder: Path, interval_s: float) -> None:
+    def __init__(self, log: Place, folder: Path, interval_s: float) -> None:
         """Starts nothing."""
         self._folder = Folder(folder)
         super().__init__(log, self._folder.exclusive, interval_s)
 
     def _lead(self) -> None:
-        store = JournalStore.open(self._path, writable=False)
+        store = open_log(self._path)
         with contextlib.closing(store):
-            verifiers = [parse_vkey(text) for text in store.config.vkeys]
+            verifiers = [parse_vkey(text) for text in store.vkeys]
             publisher = Publisher(store, self._folder, verifiers, log=self._path)
             while True:
                 stopping = self._stop.is_set()
@@ -132,15 +131,15 @@ class Cosigner(Elected):
     name = "cosigner"
     _what = "cosigning"
 
-    def __init__(self, log: Path, trust: Policy, folder: Path | None, interval_s: float) -> None:
+    def __init__(self, log: Place, trust: Policy, folder: Path | None, interval_s: float) -> None:
         """Starts nothing. ``folder`` is where the log is published, if it is."""
         self._trust = trust
         self._folder = Folder(folder) if folder is not None else None
-        lock = ProcessLock(Layout(log).state / "cosign.lock")
-        super().__init__(log, lambda: lock.held(0), interval_s)
+        lock = ProcessLock(state_of(log) / "cosign.lock")
+        super().__init__(log, lambda: elected(log, lock, "cosign"), interval_s)
 
     def _lead(self) -> None:
-        store = JournalStore.open(self._path, writable=False)
+        store = open_log(self._path)
         with contextlib.closing(store):
             submitter = Submitter(store, self._path, self._trust, self._folder)
             submitter.follow(self._stop, self._interval, self._tell)

@@ -17,8 +17,6 @@ in the log, and verifiers drop the old key from their trust files.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -31,9 +29,8 @@ from ..ledger.note import format_signer_key, format_vkey, parse_signer_key, pars
 from ..model import Json
 from ..protocols import Clock
 from ..signing import SEED_SIZE, Ed25519Signer, read_key_file, replace_key_file, write_key_file
-from ..stores.filesystem import sync_directory, write_side_file
 from ..stores.journal import JournalStore
-from ..stores.layout import Layout
+from ..stores.opening import Database, Place, Store, folder_of, key_of, open_log
 from ..stores.tail import Repair
 from .changes import append_control, changing
 from .heads import open_compared
@@ -78,7 +75,7 @@ def new_key(origin: str, path: Path) -> str:
     return vkey_of(signers_of(text)[0])
 
 
-def rotate(log: Path, key_file: Path, new_file: Path, *, clock: Clock = time.time_ns) -> KeyChange:
+def rotate(log: Place, key_file: Path, new_file: Path, *, clock: Clock = time.time_ns) -> KeyChange:
     """Makes the key in ``new_file`` one that signs this log, beside those that do.
 
     1. ``config.json`` gets its verifier key. *If we die here*: verifiers know a key that never signed.
@@ -101,15 +98,15 @@ def rotate(log: Path, key_file: Path, new_file: Path, *, clock: Clock = time.tim
             new, *more = _active(added, store.origin, new_file)
             if more:
                 raise ConfigError(f"{new_file}: holds {len(more) + 1} keys; rotate to one at a time")
-            _check_fresh(store, active, vkey_of(new))
-            _list_vkey(store.layout, vkey_of(new))
+            _check_fresh(log, store, active, vkey_of(new))
+            store.list_vkey(vkey_of(new))
             extra = {"old_vkey": vkey_of(active[0]), "new_vkey": vkey_of(new), "size": store.head().size}
             size = append_control(store, [*active, new], ROTATED, extra, clock, repairs)
             replace_key_file(key_file, "\n".join([*text.split(), added]))
             return KeyChange(tuple(vkey_of(one) for one in (*active, new)), size)
 
 
-def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock: Clock = time.time_ns) -> KeyChange:
+def retire(log: Place, key_file: Path, old: str, *, prepare: bool = False, clock: Clock = time.time_ns) -> KeyChange:
     """Ends the use of a key, named by its verifier key or its key ID (8 hex digits).
 
     1. The key file loses its line. *If we die here*: as after ``prepare``.
@@ -124,7 +121,7 @@ def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock:
         repairs: list[Repair] = []
         store = open_compared(log, repairs.append)
         with contextlib.closing(store):
-            vkey = _named(store.config.vkeys, old)
+            vkey = _named(store.vkeys, old)
             text = read_key_file(key_file)
             active = _active(text, store.origin, key_file)
             remaining = [one for one in active if vkey_of(one) != vkey]
@@ -140,9 +137,9 @@ def retire(log: Path, key_file: Path, old: str, *, prepare: bool = False, clock:
             return KeyChange(tuple(map(vkey_of, remaining)), size)
 
 
-def key_history(log: Path) -> KeyWatch:
+def key_history(log: Place) -> KeyWatch:
     """Reads the whole log and returns what it says of its keys, and what contradicts it."""
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     watch = KeyWatch(carried_keys(store))
     for _ in watch.over(store.raw_frames()):
         pass
@@ -159,11 +156,11 @@ def _active(text: str, origin: str, where: Path) -> tuple[Ed25519Signer, ...]:
     return signers
 
 
-def _check_fresh(store: JournalStore, active: Sequence[Ed25519Signer], vkey: str) -> None:
+def _check_fresh(log: Place, store: Store, active: Sequence[Ed25519Signer], vkey: str) -> None:
     if vkey in map(vkey_of, active):
         raise ConfigError(f"{vkey}: signs this log already")
     # Listed but not active: a rotation that was cut short, or a key that was retired. The log knows which.
-    if vkey in store.config.vkeys and vkey in key_history(store.path).retired:
+    if vkey in store.vkeys and vkey in key_history(log).retired:
         raise ConfigError(f"{vkey}: was retired; make a new key: audit-middleware keys new")
 
 
@@ -174,23 +171,7 @@ def _named(vkeys: Iterable[str], wanted: str) -> str:
     return found[0]
 
 
-def _list_vkey(layout: Layout, vkey: str) -> None:
-    """Adds a verifier key to ``config.json``.
-
-    If we die here: the old file or the new one, and perhaps a temporary one that nothing reads.
-    """
-    values = json.loads(layout.config.read_bytes())
-    if vkey in values["vkeys"]:
-        return
-    values["vkeys"].append(vkey)
-    temporary = layout.state / "config.new"
-    temporary.unlink(missing_ok=True)
-    write_side_file(temporary, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
-    os.replace(temporary, layout.config)
-    sync_directory(layout.root)
-
-
-def create_log(path: Path, origin: str, key: Path | None = None) -> str:
+def create_log(log: Place, origin: str, key: Path | None = None) -> str:
     """Makes an empty log and its signing key, and returns the verifier key (vkey).
 
     An existing key file is used if it is this origin's, so that a log can be made with a key made elsewhere. The key is
@@ -199,8 +180,8 @@ def create_log(path: Path, origin: str, key: Path | None = None) -> str:
     Raises:
         LogExists, KeyFileError, NoteError: nothing was changed, or only the key file was made.
     """
-    key = key or Path(f"{path}.key")
-    for folder in (path.parent, key.parent):
+    key = key or key_of(log)
+    for folder in (folder_of(log).parent, key.parent):
         folder.mkdir(parents=True, exist_ok=True)
     if not key.exists():
         seed = secrets.token_bytes(32)
@@ -211,5 +192,10 @@ def create_log(path: Path, origin: str, key: Path | None = None) -> str:
             raise ConfigError(f"the key in {key} is for {signer.name!r}, not for {origin!r}; give another --key")
     vkeys = [vkey_of(signer) for signer in signers]
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    JournalStore.create(path, origin, vkeys, created)
+    if isinstance(log, Database):
+        from ..stores.postgres import initialise  # here: it needs psycopg
+
+        initialise(log.url, origin, vkeys, created)
+    else:
+        JournalStore.create(log, origin, vkeys, created)
     return vkeys[-1]

@@ -21,7 +21,10 @@ from ..ledger.canonical import decode
 from ..model import Json
 from ..protocols import Clock
 from ..signing import Ed25519Signer
+from ..stores.columns import Filters
 from ..stores.journal import JournalStore
+from ..stores.layout import Layout
+from ..stores.opening import Store, open_index
 from .control import ControlWriter, statement
 
 ARCHIVED, LOADED = "audit.policy_archived", "audit.policy_loaded"
@@ -47,7 +50,7 @@ def parts_of(digest: str, canonical: bytes) -> Iterator[dict[str, Json]]:
         yield {"digest": digest, "part": number, "parts": len(pieces), "document": piece}
 
 
-def is_archived(store: JournalStore, digest: str) -> bool:
+def is_archived(store: Store, digest: str) -> bool:
     """Does the log hold this policy, as far as the hint knows?"""
     with contextlib.suppress(OSError, ValueError, KeyError, StoreError, RecordError):
         index = int(_hint(store, digest).read_text())
@@ -55,11 +58,20 @@ def is_archived(store: JournalStore, digest: str) -> bool:
         if frame is not None:
             record = decode(frame.entries[index - frame.first])
             extra = record["extra"]
-            return bool(record["action"] == ARCHIVED and extra["digest"] == digest and extra["part"] == extra["parts"])
-    return False
+            if record["action"] == ARCHIVED and extra["digest"] == digest and extra["part"] == extra["parts"]:
+                return True
+    # Written by another host, perhaps: an index that needs no catching up knows.
+    return not isinstance(store, JournalStore) and _by_index(store, digest)
 
 
-def remember(store: JournalStore, digest: str, index: int) -> None:
+def _by_index(store: Store, digest: str) -> bool:
+    archive = Archive(store)
+    for index in open_index(store).find(Filters(action=ARCHIVED), newest_first=False):
+        archive.note(index)
+    return archive.document(digest) is not None
+
+
+def remember(store: Store, digest: str, index: int) -> None:
     """Leaves the hint: the index of the last part. If we die here: the policy is written again at the next start."""
     path = _hint(store, digest)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
@@ -68,8 +80,8 @@ def remember(store: JournalStore, digest: str, index: int) -> None:
         os.replace(temporary, path)
 
 
-def _hint(store: JournalStore, digest: str) -> Path:
-    return store.layout.state / f"policy-{hashlib.sha256(digest.encode()).hexdigest()[:16]}"
+def _hint(store: Store, digest: str) -> Path:
+    return Layout(store.folder).state / f"policy-{hashlib.sha256(digest.encode()).hexdigest()[:16]}"
 
 
 class Collector:
@@ -107,13 +119,17 @@ class Collector:
 class Archive:
     """The policies of a log, found by digest and read only when they are asked for."""
 
-    def __init__(self, store: JournalStore, indexes: Iterable[int] = ()) -> None:
+    def __init__(self, store: Store, indexes: Iterable[int] = ()) -> None:
         """``indexes`` are those of ``audit.policy_archived`` records, oldest first; others are passed over."""
         self._store = store
         self._parts: dict[str, dict[int, int]] = {}
         self._counts: dict[str, int] = {}
         for index in indexes:
-            self.add(index, self._record(index))
+            self.note(index)
+
+    def note(self, index: int) -> None:
+        """As `add`, of a record that is read for it."""
+        self.add(index, self._record(index))
 
     def add(self, index: int, record: Mapping[str, Any]) -> None:
         """Notes where a part of a policy is; of several copies the last counts, which a prune keeps longest."""
@@ -148,7 +164,7 @@ class Archive:
 
 
 def restate(
-    store: JournalStore, signers: Sequence[Ed25519Signer], base: int, in_force: Iterable[str], clock: Clock
+    store: Store, signers: Sequence[Ed25519Signer], base: int, in_force: Iterable[str], clock: Clock
 ) -> list[str]:
     """Writes the policies again that a prune to this base would take away from decisions that stay.
 

@@ -27,8 +27,7 @@ from ..errors import ConfigError
 from ..model import Json
 from ..protocols import Clock, LogStore
 from ..signing import Ed25519Signer, read_key_file
-from ..stores.journal import JournalStore
-from ..stores.layout import Layout, read_config
+from ..stores.opening import Place, Store, open_log, origin_of
 from .changes import append_control, changing
 from .control import as_owner
 from .heads import open_compared
@@ -85,7 +84,7 @@ class Retention:
     explained: int | None
 
 
-def set_retention(log: Path, key_file: Path, months: int, by: str, *, clock: Clock = time.time_ns) -> int:
+def set_retention(log: Place, key_file: Path, months: int, by: str, *, clock: Clock = time.time_ns) -> int:
     """Records how long entries are kept; returns the log's size after it.
 
     Raises:
@@ -99,7 +98,7 @@ def set_retention(log: Path, key_file: Path, months: int, by: str, *, clock: Clo
 
 
 def place_hold(
-    log: Path,
+    log: Place,
     key_file: Path,
     name: str,
     first: int | str,
@@ -144,7 +143,7 @@ def place_hold(
         return Hold(name, begin, end, text, append_control(store, signers, HELD, extra, clock) - 1)
 
 
-def release_hold(log: Path, key_file: Path, name: str, reason: str, by: str, *, clock: Clock = time.time_ns) -> int:
+def release_hold(log: Place, key_file: Path, name: str, reason: str, by: str, *, clock: Clock = time.time_ns) -> int:
     """Records the end of a legal hold; returns the log's size after it.
 
     Raises:
@@ -158,13 +157,13 @@ def release_hold(log: Path, key_file: Path, name: str, reason: str, by: str, *, 
         return append_control(store, signers, RELEASED, extra, clock)
 
 
-def read_retention(log: Path) -> Retention:
+def read_retention(log: Place) -> Retention:
     """Reads the log and returns what it says of its retention. Raises `StoreError`."""
-    store = JournalStore.open(log, writable=False)
+    store = open_log(log)
     return retention_of(store, read_standings(store))
 
 
-def retention_of(store: JournalStore, found: Standings) -> Retention:
+def retention_of(store: Store, found: Standings) -> Retention:
     """Returns the same from what was read already."""
     base, record = store.base, None
     if base.size:
@@ -182,14 +181,14 @@ def retention_of(store: JournalStore, found: Standings) -> Retention:
 
 
 @contextlib.contextmanager
-def writing(log: Path, key_file: Path) -> Iterator[tuple[JournalStore, tuple[Ed25519Signer, ...]]]:
+def writing(log: Place, key_file: Path) -> Iterator[tuple[Store, tuple[Ed25519Signer, ...]]]:
     """Opens a log and its keys for a change of its retention, one at a time.
 
     Raises:
         ConfigError: The key is another log's.
         KeyFileError, NoteError, StoreError: The key or the log cannot be read or written.
     """
-    read_config(Layout(log))  # raises with the words for no log
+    origin_of(log)  # raises with the words for no log
     with as_owner(log), changing(log, LOCK):
         signers = signers_of(read_key_file(key_file))
         store = open_compared(log)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from ..errors import FormatError, LogDamaged, StoreError
 from ..ledger.checkpoint import Checkpoint, open_checkpoint
 from ..ledger.note import Verifier
 from ..protocols import LogStore
+from ..stores.opening import Place
 from .anchors import keep_stamp, stamp_path, stamped_notes
 from .prove import Prover
 from .timestamps import check_stamp
@@ -34,7 +34,7 @@ class Stamp:
 
 
 def stamp_newest(
-    store: LogStore, log: Path, ask: Callable[[bytes], bytes], roots: Sequence[bytes] = ()
+    store: LogStore, log: Place, ask: Callable[[bytes], bytes], roots: Sequence[bytes] = ()
 ) -> tuple[Checkpoint, bool] | None:
     """Has the newest checkpoint stamped and keeps the stamp, once per size; ``None`` while the log is empty.
 
@@ -67,7 +67,7 @@ def stamp_newest(
     return checkpoint, keep_stamp(log, head.size, head.checkpoint, response)
 
 
-def check_stamps(store: LogStore, log: Path, verifiers: Sequence[Verifier], roots: Sequence[bytes]) -> Iterator[Stamp]:
+def check_stamps(store: LogStore, log: Place, verifiers: Sequence[Verifier], roots: Sequence[bytes]) -> Iterator[Stamp]:
     """Checks every time stamp kept beside a log, oldest first.
 
     1. What is stamped is a checkpoint that a key of the log signed.

@@ -123,9 +123,21 @@ def check_sealed(before: Head, count: int, after: Head) -> None:
 
 def encode_frame(first: int, entries: Sequence[bytes], head: Head) -> bytes:
     """Returns the bytes of the frame that adds these entries, ready to be written in one piece."""
-    line = _encode_commit(Commit(first, len(entries), head.size, head.peaks, head.checkpoint, head.sums))
-    hashed = b"\n".join((*entries, line[: -TRAILER + 1]))
+    commit = Commit(first, len(entries), head.size, head.peaks, head.checkpoint, head.sums)
+    hashed = _hashed(entries, commit)
     return b'%b,"sha256":"%b"}\n' % (hashed, sha256(hashed).hexdigest().encode())
+
+
+def frame_digest(entries: Sequence[bytes], commit: Commit) -> bytes:
+    """Returns the 32 bytes of the hash at the end of a frame; `FormatError` for a checkpoint that is no text."""
+    try:
+        return sha256(_hashed(entries, commit)).digest()
+    except UnicodeDecodeError as error:
+        raise FormatError("commit: the checkpoint is no text") from error
+
+
+def _hashed(entries: Sequence[bytes], commit: Commit) -> bytes:
+    return b"\n".join((*entries, _encode_commit(commit)[: -TRAILER + 1]))
 
 
 def _encode_commit(commit: Commit) -> bytes:
@@ -163,6 +175,12 @@ def parse_commit(line: bytes) -> Commit:
         raise FormatError(f"commit line: {type(error).__name__}") from error
     if again[: -TRAILER + 1] != line[: -TRAILER + 1] or not _TRAILER.fullmatch(line[-TRAILER + 1 :] + b"\n"):
         raise FormatError("commit line: not in canonical form")
+    check_commit(commit)
+    return commit
+
+
+def check_commit(commit: Commit) -> None:
+    """Raises `FormatError` for numbers and peaks that do not fit together."""
     if not all(isinstance(number, int) and 0 <= number < 2**63 for number in (commit.first, commit.count, commit.size)):
         raise FormatError("commit line: first, count and size must be whole numbers")
     if commit.count < 1 or commit.first + commit.count != commit.size:
@@ -171,7 +189,6 @@ def parse_commit(line: bytes) -> Commit:
         raise FormatError(f"commit line: leaves are not {SUM_SIZE} bytes for each entry")
     if len(commit.peaks) != commit.size.bit_count() or any(len(peak) != 32 for peak in commit.peaks):
         raise FormatError("commit line: peaks do not fit the size")
-    return commit
 
 
 def hash_holds(data: bytes) -> bool:

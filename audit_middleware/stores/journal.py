@@ -18,7 +18,6 @@ A store knows no cryptography but SHA-256; `seal` brings the tree and the signat
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import weakref
@@ -31,19 +30,18 @@ from ..model import Frame, Head
 from ..protocols import Sealer
 from . import filesystem
 from .appender import Appender
-from .base import commit_line_at, drop_below, pruned, read_base, write_base, write_note
+from .base import commit_line_at, drop_below, pruned, read_base, read_note, write_base, write_note
 from .frames import RawFrame, to_frame
-from .layout import JournalConfig, Layout, create_layout, read_config
-from .segments import list_segments, read_segment, segment_path
-from .tail import Repair, Tail, find_tail
+from .layout import JournalConfig, Layout, create_layout, list_vkey, read_config
+from .newest import Newest
+from .segments import list_segments, read_segment
+from .tail import Repair
 
 SEGMENT_BYTES = 64 * 2**20
 """A segment that has reached this size is not appended to any more."""
 
 LOCK_TIMEOUT = 5.0
 """Seconds that an append waits for other writers before it raises `LogBusy`."""
-
-_READ_ONLY = (errno.EROFS, errno.EINVAL)
 
 _log = logging.getLogger(__name__)
 _stores: weakref.WeakSet[JournalStore] = weakref.WeakSet()
@@ -75,7 +73,7 @@ class JournalStore:
         self.repairs: list[Repair] = []
         self._appender = appender
         self._repaired = repaired
-        self._seen = Tail()  # the newest end of the log that is known to be on disk; replaced, never changed
+        self._newest = Newest(layout.journal)
         _stores.add(self)
 
     @classmethod
@@ -157,6 +155,35 @@ class JournalStore:
         """The log's directory."""
         return self.layout.root
 
+    @property
+    def folder(self) -> Path:
+        """Where what stands beside the entries is: the same directory."""
+        return self.layout.root
+
+    @property
+    def place(self) -> str:
+        """What the log is called in messages."""
+        return str(self.layout.root)
+
+    @property
+    def vkeys(self) -> tuple[str, ...]:
+        """The C2SP verifier keys that were listed when the store was opened."""
+        return self.config.vkeys
+
+    def pruned_by(self) -> int | None:
+        """Which entry is said to be the record of the log's base: a hint."""
+        note = read_note(self.layout.journal, self.base.size)
+        return note[0] if note is not None else None
+
+    def described(self) -> bytes:
+        """What ``config.json`` says now. Raises `LogUnavailable`."""
+        with self._reading():
+            return self.layout.config.read_bytes()
+
+    def list_vkey(self, vkey: str) -> None:
+        """Adds a verifier key to ``config.json``; see `layout.list_vkey`."""
+        list_vkey(self.layout, vkey)
+
     def headroom(self) -> int:
         """Returns how many bytes can still be written on the log's file system."""
         return filesystem.headroom(self.layout.root)
@@ -172,7 +199,7 @@ class JournalStore:
         """
         with self._writing() as appender:
             head = appender.append(entries, seal)
-            self._seen = appender.durable
+            self._newest.seen = appender.durable
         return head
 
     @contextlib.contextmanager
@@ -203,7 +230,7 @@ class JournalStore:
             LogUnavailable: A file cannot be read, or the newest commit cannot be made durable.
         """
         with self._reading():
-            return self._look().head
+            return self._newest.look().head
 
     @property
     def base(self) -> Head:
@@ -339,45 +366,6 @@ class JournalStore:
             yield
         except OSError as error:
             raise LogUnavailable(f"{self.path}: reading failed: {error.strerror}") from error
-
-    def _look(self) -> Tail:
-        """Returns the newest end of the log, after making sure that it is on disk.
-
-        A frame can be read before its writer's fdatasync returned. Whoever shows its checkpoint to anyone must not be
-        surprised by a power cut that takes it back, so the reader syncs what it was the first to see.
-        """
-        seen = self._seen
-        if seen.head.size and not self._has_grown(seen):
-            return seen
-        tail = find_tail(self.layout.journal, verify=False)
-        if tail.head.size != seen.head.size:
-            with contextlib.suppress(FileNotFoundError):  # pruned since: what it held was durable before that
-                self._make_durable(tail)
-        self._seen = Tail(tail.segment, tail.end, tail.head)
-        return self._seen
-
-    def _has_grown(self, seen: Tail) -> bool:
-        journal = self.layout.journal
-        try:
-            if segment_path(journal, seen.segment).stat().st_size != seen.end:
-                return True
-        except FileNotFoundError:
-            return True
-        return seen.head.size != seen.segment and segment_path(journal, seen.head.size).exists()
-
-    def _make_durable(self, tail: Tail) -> None:
-        if not tail.end:
-            return  # the frame is in the segment before, which was synced before this one was begun
-        descriptor = os.open(segment_path(self.layout.journal, tail.segment), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            if error.errno not in _READ_ONLY:  # on a read-only medium nothing is waiting to be written
-                raise LogUnavailable(
-                    f"{self.path}: the newest entries cannot be made durable: {error.strerror}"
-                ) from error
-        finally:
-            os.close(descriptor)
 
 
 def _from(names: list[int], position: int) -> list[int]:

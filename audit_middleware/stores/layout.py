@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, LogDamaged, LogExists, LogForked, LogNotFound
 from ..model import Head
-from .filesystem import make_directory, sync_directory, write_new_file
+from .filesystem import make_directory, sync_directory, write_new_file, write_side_file
 
 FORMAT = 1
 
@@ -72,6 +72,12 @@ class JournalConfig:
     created: str
 
 
+def format_config(config: JournalConfig) -> bytes:
+    """Returns what stands in ``config.json``."""
+    values = {"created": config.created, "format": FORMAT, "origin": config.origin, "vkeys": list(config.vkeys)}
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def create_layout(layout: Layout, config: JournalConfig) -> None:
     """Makes the directories, then ``config.json``. Raises `LogExists`.
 
@@ -85,9 +91,8 @@ def create_layout(layout: Layout, config: JournalConfig) -> None:
     _refuse_occupied(layout)
     make_directory(layout.state)
     make_directory(layout.journal)
-    values = {"created": config.created, "format": FORMAT, "origin": config.origin, "vkeys": list(config.vkeys)}
     try:
-        write_new_file(layout.config, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+        write_new_file(layout.config, format_config(config))
     except FileExistsError as error:
         raise LogExists(f"{layout.root}: there is a log already") from error
     sync_directory(layout.root)
@@ -152,6 +157,22 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
         usual = False  # links in a circle
     # A temporary file may be gone by now: its writer has removed it, or given it its name.
     return not usual and os.path.lexists(entry.path)
+
+
+def list_vkey(layout: Layout, vkey: str) -> None:
+    """Adds a verifier key to ``config.json``.
+
+    If we die here: the old file or the new one, and perhaps a temporary one that nothing reads.
+    """
+    values = json.loads(layout.config.read_bytes())
+    if vkey in values["vkeys"]:
+        return
+    values["vkeys"].append(vkey)
+    temporary = layout.state / "config.new"
+    temporary.unlink(missing_ok=True)
+    write_side_file(temporary, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    os.replace(temporary, layout.config)
+    sync_directory(layout.root)
 
 
 def check_published(layout: Layout, origin: str, head: Head) -> None:

@@ -31,8 +31,10 @@ _LONGEST_NAP = 0.000_5
 class ProcessLock:
     """An exclusive lock on one file, for processes that each hold it for about a millisecond."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy: str = "other processes or threads held the log's lock all the time") -> None:
+        """``busy`` says what it means that somebody else has it."""
         self._path = path
+        self._said = busy
         self._mutex = Lock()
         self._descriptor: int | None = None
 
@@ -102,7 +104,7 @@ class ProcessLock:
         return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
     def _busy(self) -> LogBusy:
-        return LogBusy(f"{self._path}: other processes or threads held the log's lock all the time")
+        return LogBusy(f"{self._path}: {self._said}")
 
     def forget(self) -> None:
         """Closes the descriptor; the next use opens a new one. Frees the lock if this process alone holds it."""

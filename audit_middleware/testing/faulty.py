@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from ..errors import LogUnavailable
+from ..errors import EntriesPruned, LogUnavailable
 from ..model import Frame, Head
-from ..protocols import LogStore, Sealer
+from ..protocols import KnowsCommits, LogStore, Sealer
 
 Method = Literal["append", "head", "frames"]
 T = TypeVar("T")
@@ -116,6 +116,15 @@ class FaultyStore:
     def head(self) -> Head:
         """Returns the newest head, or fails as planned."""
         return self._faults.run("head", self._store.head)
+
+    def has_commit(self, head: Head) -> bool:
+        """As the store inside; by reading, where that does not know by itself."""
+        if isinstance(self._store, KnowsCommits):
+            return self._store.has_commit(head)
+        try:
+            return any(frame.head == head for frame in self.frames(head.size - 1, head.size))
+        except EntriesPruned:
+            return True
 
     def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[Frame]:
         """Yields the commits, or fails as planned before the first."""

@@ -22,7 +22,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -38,8 +37,7 @@ from ..ledger.canonical import decode
 from ..ledger.note import parse_vkey
 from ..model import NOBODY, Subject
 from ..protocols import Clock
-from ..stores.index import SearchIndex
-from ..stores.journal import JournalStore
+from ..stores.opening import Place, as_place, open_index, open_log
 from ..wiring import running_log
 
 PENDING_MS = 10_000
@@ -53,7 +51,7 @@ _HEADERS = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nos
 
 
 def receipts_app(
-    log: Path | str | None = None,
+    log: Place | str | None = None,
     *,
     action: str = "receipt.read",
     entry: bool = False,
@@ -76,7 +74,7 @@ def receipts_app(
 
 
 def receipts(
-    log: Path | str, *, entry: bool = False, clock: Clock = time.time_ns, parameter: str = "audit_id"
+    log: Place | str, *, entry: bool = False, clock: Clock = time.time_ns, parameter: str = "audit_id"
 ) -> Callable[[Request], Response]:
     """Returns an endpoint for ``GET .../{audit_id}`` that gives receipts to everyone whom the policy lets in.
 
@@ -95,7 +93,7 @@ def receipts(
 
 
 async def receipt(
-    action_id: str, *, subject: Subject | None = None, entry: bool = False, log: Path | str | None = None
+    action_id: str, *, subject: Subject | None = None, entry: bool = False, log: Place | str | None = None
 ) -> bytes | None:
     """Returns the ``.tlog-proof`` of an earlier record, for a handler; ``None`` if the log has none (yet).
 
@@ -118,7 +116,7 @@ async def receipt(
 class _Drawer:
     """Looks receipts up in one log; each thread has a search index of its own."""
 
-    def __init__(self, log: Path | str | None, clock: Clock = time.time_ns) -> None:
+    def __init__(self, log: Place | str | None, clock: Clock = time.time_ns) -> None:
         self._log = log
         self._clock = clock
         self._local = threading.local()
@@ -139,10 +137,10 @@ class _Drawer:
         """The proof, if there is a record and, with ``subject``, if it is theirs."""
         local = self._local
         if not hasattr(local, "index"):
-            local.store = JournalStore.open(self._log or running_log(), writable=False)
-            local.index = SearchIndex(local.store.layout.index, local.store)
+            local.store = open_log(as_place(self._log or running_log()))
+            local.index = open_index(local.store)
         local.index.catch_up()
-        verifiers = [parse_vkey(text) for text in local.store.config.vkeys]
+        verifiers = [parse_vkey(text) for text in local.store.vkeys]
         if subject is not None:
             found = local.index.with_action_id(action_id)
             if not found or not _is_of(decode(Prover(local.store, verifiers).entry(found[0])), subject):

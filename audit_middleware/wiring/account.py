@@ -14,6 +14,7 @@ from ..model import Json
 from ..pipeline.inventory import Inventory
 from ..privacy.redact import Redactor
 from ..settings import Settings
+from ..stores.opening import place_of
 from ..version import __version__
 
 _LIBRARIES = ("cryptography", "fastapi", "msgspec", "starlette")
@@ -35,7 +36,8 @@ def versions() -> dict[str, Json]:
 
 def configuration(settings: Settings, redactor: Redactor) -> dict[str, Json]:
     """Settings and versions as the log shows them, and the SHA-256 over the canonical JSON of just that."""
-    found = {"settings": settings.shown(), "versions": versions()}
+    place = {"log": str(place_of(settings.log, settings.state))} if settings.in_database else {}
+    found = {"settings": settings.shown() | place, "versions": versions()}
     shown: Any = redactor.value(plain(found, limit=_LARGEST))
     return {**shown, "digest": "sha256:" + hashlib.sha256(encode_trusted(shown)).hexdigest()}
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from ..evidence.follow import Cosigner, Follower
 from ..ledger.trust import parse_policy
 from ..model import Json
+from ..policy.evaluate import Policy
 from ..protocols import Signer
 from ..settings import Settings
 from ..stores.filesystem import headroom
+from ..stores.opening import folder_of, place_of
 
 SPACE_INTERVAL = 60.0
 """Seconds between two looks at the room on the disk."""
@@ -109,22 +110,40 @@ def watching(settings: Settings, tell_low_space: Callable[[int], None]) -> list[
     """What may write records."""
     found: list[Background] = []
     if settings.min_free:
-        found.append(Space(lambda: headroom(Path(settings.log)), settings.min_free, tell_low_space))
+        folder = folder_of(place_of(settings.log, settings.state))  # of a database: where the spool and cursors are
+        found.append(Space(lambda: headroom(folder), settings.min_free, tell_low_space))
     return found
 
 
-def following(settings: Settings, signers: Callable[[], Sequence[Signer]]) -> list[Background]:
-    """What takes the committed log somewhere else; ``signers()`` are the log's keys."""
+def following(
+    settings: Settings, signers: Callable[[], Sequence[Signer]], policy: Callable[[], Policy]
+) -> list[Background]:
+    """What takes the committed log somewhere else; ``signers()`` are the log's keys, ``policy()`` is the one in force,
+    whose channels are notified."""
     found: list[Background] = []
+    log = place_of(settings.log, settings.state)
     if settings.publish_to is not None:
-        found.append(Follower(Path(settings.log), settings.publish_to, settings.publish_interval / 1000))
+        found.append(Follower(log, settings.publish_to, settings.publish_interval / 1000))
     if settings.trust is not None and settings.cosign_interval:
         trust = parse_policy(settings.trust.read_bytes())
         if any(witness.url for witness in trust.witnesses):
-            found.append(Cosigner(Path(settings.log), trust, settings.publish_to, settings.cosign_interval / 1000))
-    if settings.followers is not None:
+            found.append(Cosigner(log, trust, settings.publish_to, settings.cosign_interval / 1000))
+    if settings.archive_to is not None:
+        from ..evidence.archive_follow import ArchiveFollower  # here: few services need it
+        from ..evidence.archive_rounds import Wanted
+
+        wanted = Wanted(settings.archive_retain, settings.archive_partial)
+        interval = settings.archive_interval / 1000
+        found.append(ArchiveFollower(log, settings.archive_to, wanted, interval, signers))
+    if settings.followers is not None or policy().channels:
         from ..evidence.delivering import Delivering  # here: it brings an HTTP client, which few services need
         from ..followers.config import load_followers
+        from ..followers.notify.config import policy_followers
 
-        found.append(Delivering(Path(settings.log), load_followers(settings.followers), signers))
+        config = (
+            load_followers(settings.followers, policy=policy)
+            if settings.followers is not None
+            else policy_followers(policy, str(settings.policy))
+        )
+        found.append(Delivering(log, config, signers))
     return found

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.routing import Router
@@ -30,6 +29,7 @@ from ..limiting import open_limits
 from ..model import Json, Severity
 from ..pipeline.append import Writer
 from ..pipeline.arrive import fresh_action_id
+from ..pipeline.blocks import Blocks
 from ..pipeline.facts import Facts, Intent
 from ..pipeline.inventory import Inventory
 from ..pipeline.pulse import Pulse
@@ -42,8 +42,9 @@ from ..privacy.redact import Redactor
 from ..protocols import Clock, Identifier, LimitStore, LogStore
 from ..settings import Settings
 from ..signing import Ed25519Signer, read_key_file
-from ..stores.journal import LOCK_TIMEOUT, JournalStore
-from ..stores.layout import Layout, read_config
+from ..stores import opening
+from ..stores.journal import LOCK_TIMEOUT
+from ..stores.opening import Place, Store
 from ..stores.spool import Spool
 from ..stores.tail import Repair
 from .background import Background
@@ -67,6 +68,7 @@ class Parts:
     watching: list[Background] = field(default_factory=list)
     following: list[Background] = field(default_factory=list)
     limits: LimitStore | None = None
+    blocks: Blocks = field(default_factory=Blocks)
     router: Router | None = None
     inventory: Inventory | None = None
 
@@ -182,9 +184,15 @@ def open_log(
     writable: bool = True,
     lock_timeout: float | None = LOCK_TIMEOUT,
     repaired: Callable[[Repair], None] | None = None,
-) -> JournalStore:
-    """The store that ``log`` names; see `JournalStore.open`."""
-    return JournalStore.open(Path(settings.log), writable=writable, lock_timeout=lock_timeout, repaired=repaired)
+) -> Store:
+    """The store that ``log`` names; see `opening.open_log`."""
+    place = place_for(settings)
+    return opening.open_log(place, writable=writable, lock_timeout=lock_timeout, repaired=repaired)
+
+
+def place_for(settings: Settings) -> Place:
+    """Where the log is. Raises `ConfigError` where the URL is of something else."""
+    return opening.place_of(settings.log, settings.state)
 
 
 def load_signers(settings: Settings, origin: str) -> tuple[Ed25519Signer, ...]:
@@ -197,13 +205,15 @@ def load_signers(settings: Settings, origin: str) -> tuple[Ed25519Signer, ...]:
     signers = signers_of(text)
     for signer in signers:
         if signer.name != origin:
-            raise ConfigError(f"the signing key is for {signer.name!r}, but the log {settings.log} is {origin!r}")
+            raise ConfigError(
+                f"the signing key is for {signer.name!r}, but the log {place_for(settings)} is {origin!r}"
+            )
     return signers
 
 
 def signers_for(settings: Settings) -> tuple[Ed25519Signer, ...]:
     """`load_signers` of the log that is there now. Raises `StoreError` besides."""
-    return load_signers(settings, read_config(Layout(Path(settings.log))).origin)
+    return load_signers(settings, opening.origin_of(place_for(settings)))
 
 
 def service_of(settings: Settings) -> Service:
@@ -243,12 +253,12 @@ def build_parts(
     )  # fmt: skip
 
 
-def _compare_heads(settings: Settings, store: JournalStore, ask: AskWitnesses | None) -> tuple[Compared, ...]:
+def _compare_heads(settings: Settings, store: Store, ask: AskWitnesses | None) -> tuple[Compared, ...]:
     """Refuses a log that is shorter than, or differs from, what is known of it elsewhere."""
     known = list(settings.published)
     if settings.publish_to is not None and settings.publish_to.is_dir():
         known.append(settings.publish_to)
-    heads = compare_heads(store, known, settings.trust, ask)
+    heads = compare_heads(store, known, settings.trust, ask, archive=settings.archive_to)
     for head in heads:
         if head.state == "unknown":
             logger.warning("not compared with the log: %s: %s", head.place, head.problem)

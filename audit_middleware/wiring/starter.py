@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.routing import Router
 
 from ..context import listen
+from ..detectors.blocklist import BlockList
 from ..errors import AuditError, RouteError, StoreError
 from ..evidence.history import last_started, remember_start
 from ..evidence.policies import ARCHIVED, is_archived, parts_of, remember
@@ -29,10 +30,12 @@ from ..policy.evaluate import Policy
 from ..privacy.redact import Redactor
 from ..protocols import ASGIApp, Identifier, Receive, Scope, Send
 from ..settings import load_settings
+from ..stores.opening import origin_of
 from ..version import __version__
 from .account import changes, configuration, manifest_parts
 from .background import following, watching
-from .parts import Parts, build_parts, open_log, signers_for
+from .blocking import Blocking
+from .parts import Parts, build_parts, open_log, place_for, signers_for
 from .reload import Reload
 from .work import RUNNING
 
@@ -140,7 +143,9 @@ class Starter:
         parts.watching = [*watching(parts.settings, parts.tell_low_space)]
         if parts.settings.reload is not None:
             parts.watching.append(Reload(parts, partial(adopt, parts), parts.settings.reload / 1000))
-        parts.following = following(parts.settings, partial(signers_for, parts.settings))
+        if parts.settings.block_interval:
+            parts.watching.append(blocking(parts))
+        parts.following = following(parts.settings, partial(signers_for, parts.settings), lambda: parts.policy)
         parts.router = self._find_router(scope)
         if parts.router is not None:
             install(parts.router, narrow=parts.settings.narrow)
@@ -196,9 +201,22 @@ def adopt(parts: Parts, policy: Policy, cause: str) -> None:
     inventory = fitting(parts, policy)
     parts.open_limits(policy)
     previous = parts.policy.digest
+    if changed := sorted(name for name, one in policy.channels.items() if parts.policy.channels.get(name) != one):
+        logger.warning("policy %s: new or changed channels count from the next start on: %s", policy.name, changed)
     parts.recorder.redactor = Redactor(policy.redact.keys, policy.redact.patterns)
     parts.policy, parts.inventory = policy, inventory
     _tell_policy(parts, cause=cause, previous=previous)
+
+
+def blocking(parts: Parts) -> Blocking:
+    """What keeps the list of blocks up to date, with the list read. Raises `BlocksError`."""
+    log = place_for(parts.settings)
+
+    def tell(problem: str) -> None:
+        parts.put(parts.state("audit.blocks_refused", "high", {"problem": problem, "kept": True}))
+
+    source = BlockList(log, origin_of(log))
+    return Blocking(source, parts.blocks, tell, parts.settings.block_interval / 1000, parts.clock)
 
 
 def _tell_policy(parts: Parts, **more: Json) -> None:

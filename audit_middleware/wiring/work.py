@@ -13,7 +13,8 @@ from ..model import Json, Outcome, Resource, Source, Subject
 from ..pipeline.arrive import fresh_action_id
 from ..pipeline.statement import Statement, work_fields
 from ..settings import Settings, load_settings
-from .parts import Parts, build_parts
+from ..stores.opening import Place
+from .parts import Parts, build_parts, place_for
 
 RUNNING: dict[int, Parts] = {}
 """The parts that are running in this process, by who started them; the newest last."""
@@ -64,7 +65,7 @@ def record(
     return statement.action_id
 
 
-def running_log() -> str:
+def running_log() -> Place:
     """The log of the middleware that runs in this process; of several, the one that started last.
 
     Raises:
@@ -73,13 +74,13 @@ def running_log() -> str:
     running = next(reversed(list(RUNNING.values())), None)
     if running is None:
         raise ConfigError("no AuditMiddleware runs in this process: name the log")
-    return running.settings.log
+    return place_for(running.settings)
 
 
 def background_state() -> dict[str, Json]:
     """What the running middlewares do beside the requests: ``{log: {"publisher": {...}, "space": {...}}}``."""
     return {
-        parts.settings.log: {work.name: work.state() for work in (*parts.watching, *parts.following)}
+        str(place_for(parts.settings)): {work.name: work.state() for work in (*parts.watching, *parts.following)}
         for parts in list(RUNNING.values())
     }
 

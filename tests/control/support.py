@@ -16,7 +16,7 @@ from starlette.routing import Route
 from audit_middleware import AuditMiddleware, action
 from tests.kit import Log, Running, write_policy
 
-PATIENCE = 60.0  # seconds until a test that waits for something gives up; never part of a claim
+PATIENCE = 300.0  # seconds until a test that waits for something gives up; never part of a claim
 POLICY = "actions: {doc.read: {allow: [anyone]}}\n"
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from tests.kit import Log, make_log
 from tests.servers.service import POLICY
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds until a test that waits for something gives up; never part of a claim
+PATIENCE = 300.0  # seconds until a test that waits for something gives up; never part of a claim
 T = TypeVar("T")
 
 UVICORN = ["uvicorn", "tests.servers.service:app", "--no-access-log"]
