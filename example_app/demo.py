@@ -16,9 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
+from .stage import following
 from .stage.commands import Commands
 from .stage.damage import change_one_byte, copy_log
 from .stage.errors import Surprise
+from .stage.following import SECRETS, configure, wait
+from .stage.receivers import Receivers, receive
 from .stage.server import ROOT, WORKERS, serve
 from .stage.teller import Teller
 from .stage.tour import CASE, Found, tour
@@ -50,11 +53,15 @@ def tell(folder: Path, teller: Teller) -> None:
     log = folder / "audit"
     commands = Commands(teller)
     make_log(log, teller, commands)
-    found = use_service(folder, log, teller)
-    show_trail(log, teller, commands)
-    show_record(log, found, teller, commands)
+    copy_log(log, folder / "early")
+    with receive() as receivers:
+        found = use_service(folder, log, receivers, teller)
+        show_trail(log, teller, commands)
+        show_record(log, found, teller, commands)
+        show_followers(folder, log, found, receivers, teller, commands)
     verify(log, teller, commands)
     tamper(log, folder / "damaged", found, teller, commands)
+    archive(folder, log, teller, commands)
     leave(log, found, teller)
 
 
@@ -65,7 +72,7 @@ def make_log(log: Path, teller: Teller, commands: Commands) -> None:
     commands.show("init", str(log), "--origin", ORIGIN)
 
 
-def use_service(folder: Path, log: Path, teller: Teller) -> Found:
+def use_service(folder: Path, log: Path, receivers: Receivers, teller: Teller) -> Found:
     """Chapter 2."""
     why = f"The billing service under uvicorn, {WORKERS} workers that write one log, behind one trusted proxy."
     teller.chapter("The service is used", why)
@@ -73,12 +80,14 @@ def use_service(folder: Path, log: Path, teller: Teller) -> Found:
         "AUDIT_POLICY": str(POLICY.resolve()),
         "AUDIT_LOG": str(log.resolve()),
         "AUDIT_TRUSTED_PROXIES": "127.0.0.1",  # the demo plays the load balancer
+        "AUDIT_FOLLOWERS": str(configure(folder, receivers).resolve()),
         "BILLING_DATA": str((folder / "data").resolve()),
-    }
+    } | SECRETS
     with serve(folder / "server.log", settings) as server:
         try:
             server.wait_ready()
             found = tour(Visitors(server.url, teller))
+            wait(receivers)
             server.stop()
         except Exception as problem:
             raise Surprise(f"{problem}\n\nThe server's output:\n{server.said()}") from problem
@@ -103,8 +112,22 @@ def show_record(log: Path, found: Found, teller: Teller, commands: Commands) -> 
     commands.show("show", str(log), found.refund)
 
 
-def verify(log: Path, teller: Teller, commands: Commands) -> None:
+def show_followers(
+    folder: Path, log: Path, found: Found, receivers: Receivers, teller: Teller, commands: Commands
+) -> None:
     """Chapter 5."""
+    why = "One worker read the log with cursors of its own: the refund that was refused, where other systems want it."
+    teller.chapter("What followed the log", why)
+    following.tell(folder, receivers, found.refused, teller)
+    teller.blank()
+    teller.note(
+        "Who tried to change their own roles was found by a rule. Its finding is a record; the history says the same:"
+    )
+    commands.show("detect", str(log), "--level", "high", expect=1)
+
+
+def verify(log: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 6."""
     why = "Every record is hashed again into the Merkle tree and compared with the signed checkpoints."
     teller.chapter("The log is verified", why)
     commands.show("verify", str(log))
@@ -112,7 +135,7 @@ def verify(log: Path, teller: Teller, commands: Commands) -> None:
 
 
 def tamper(log: Path, copy: Path, found: Found, teller: Teller, commands: Commands) -> None:
-    """Chapter 6."""
+    """Chapter 7."""
     teller.chapter("Somebody edits a copy", "One byte, by somebody who can write to every file of the log.")
     damage = change_one_byte(copy_log(log, copy), found.refund, '"amount_cents":', "4", "9")
     teller.note(f"The refund's amount in {shown(damage.file)}, byte {damage.offset}:")
@@ -126,8 +149,23 @@ def tamper(log: Path, copy: Path, found: Found, teller: Teller, commands: Comman
     teller.note(f"Exit code 1: it does not hold. Entry {named} is the refund that support-1 asked for.", "green")
 
 
+def archive(folder: Path, log: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 8."""
+    why = "Who holds all of a log can replace it as a whole. What lies elsewhere, locked, they cannot."
+    teller.chapter("An old copy is put back", why)
+    to = folder / "archive"
+    to.mkdir(mode=0o700)
+    commands.show("archive", "put", str(log), str(to), "--retain", "none", "--no-check", "--partial")
+    teller.note("A folder, for the demo; in a bucket with Object Lock nobody can remove it before its time.")
+    teller.blank()
+    commands.show("verify", str(log), "--archive", str(to))
+    teller.blank()
+    teller.note("The log as it was before all this, in its place: nothing shows in it. The archive knows more:")
+    commands.show("verify", str(folder / "early"), "--archive", str(to), expect=1)
+
+
 def leave(log: Path, found: Found, teller: Teller) -> None:
-    """Chapter 7."""
+    """Chapter 9."""
     teller.chapter("Yours to explore", f"The log stays in {log}.")
     for line in (
         f"query {log} --user support-1",

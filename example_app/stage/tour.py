@@ -24,6 +24,7 @@ class Found:
     """What the chapters after the tour come back to."""
 
     refund: str  # the Audit-ID of the refund that was asked for
+    refused: str  # of the one that was refused
     crash: str
 
 
@@ -33,10 +34,10 @@ def tour(visitors: Visitors) -> Found:
     visitors.teller.note("Six people sign in with their passwords; then:")
     everyday(visitors)
     refused(visitors)
-    refund = refunds(visitors)
+    refused_id, refund = refunds(visitors)
     machines(visitors)
     feed(visitors)
-    return Found(refund, mistakes(visitors))
+    return Found(refund, refused_id, mistakes(visitors))
 
 
 def everyday(visitors: Visitors) -> None:
@@ -76,13 +77,13 @@ def refused(visitors: Visitors) -> None:
     ask(403, "clerk-1", "GET", "/admin/settings", shows)
 
 
-def refunds(visitors: Visitors) -> str:
-    """Money leaves: returns the Audit-ID of the request for it."""
+def refunds(visitors: Visitors) -> tuple[str, str]:
+    """Money leaves: returns the Audit-IDs of the request that was refused, and of the one that was not."""
     visitors.teller.heading("Money")
     ask = visitors.ask
     shows = "Support of another tenant: the rule that compares the two is recorded as a near miss."
     body: dict[str, Any] = {"invoice_id": 1001, "amount_cents": 4_200, "note": "paid twice; card 4111 1111 1111 1111"}
-    ask(403, "support-2", "POST", REFUNDS, shows, json=body)
+    denied = ask(403, "support-2", "POST", REFUNDS, shows, json=body)
     shows = "Their own tenant: allowed. The request is kept as evidence, without the card number in it."
     time.sleep(QUIET_S)
     asked = ask(201, "support-1", "POST", REFUNDS, shows, json=body, headers={"X-Correlation-ID": CASE})
@@ -92,7 +93,7 @@ def refunds(visitors: Visitors) -> str:
     ask(403, "admin-1", "POST", approval, shows, headers=GUEST | {"X-Correlation-ID": CASE})
     shows = f"Approved, and paid out by another service, announced first: {CASE} finds all of it."
     ask(200, "admin-1", "POST", approval, shows, headers={"X-Correlation-ID": CASE})
-    return str(asked.headers["audit-id"])
+    return str(denied.headers["audit-id"]), str(asked.headers["audit-id"])
 
 
 def machines(visitors: Visitors) -> None:

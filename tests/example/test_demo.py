@@ -78,8 +78,10 @@ def test_the_demo_shows_everything(ran: Ran) -> None:
         "The service is used",
         "The trail",
         "One record in full",
+        "What followed the log",
         "The log is verified",
         "Somebody edits a copy",
+        "An old copy is put back",
         "Yours to explore",
     ]
     for status in (101, 200, 201, 202, 401, 403, 404, 405, 422, 500):
@@ -95,6 +97,28 @@ def test_every_request_of_the_demo_is_explained_in_one_line(ran: Ran) -> None:
         below = tour[number + 1 : number + 3]
         assert re.match(r"        \S.{10,90}$", below[0]), below
         assert not below[-1].startswith("        ") or len(below) == 1, below
+
+
+def test_the_refusal_arrives_in_three_formats_and_signed(ran: Ran) -> None:
+    told = ran.output.partition("\n5. ")[2].partition("\n6. ")[0]
+    for start in ("OCSF, in a file: ", "ECS, in a file: ", "CEF, over syslog: "):
+        (line,) = [one for one in told.splitlines() if one.strip().startswith(start)]
+        assert "refund.create" in line
+        assert "support-2" in line
+    assert told.count("signature verified") == 2
+    assert re.search(r"^critical .*changes their own roles", told, re.MULTILINE)
+    recorded = [one["action"] for one in Log(ran.folder / "audit", "").records()]
+    assert "audit.finding" in recorded
+    assert recorded.count("audit.notified") >= 2
+
+
+def test_an_old_copy_is_known_by_the_archive(ran: Ran) -> None:
+    told = ran.output.partition("\n8. ")[2].partition("\n9. ")[0]
+    first, _, second = told.partition("/early")
+    assert "holds" in first
+    assert "does not hold" not in first
+    assert re.search(r"^0 +truncated ", second, re.MULTILINE)
+    assert list((ran.folder / "archive" / "checkpoints").iterdir())
 
 
 def test_the_demo_leaves_a_log_of_two_workers(ran: Ran) -> None:
