@@ -22,7 +22,10 @@
     │   ├── TimestampError        a time stamp that does not hold for what it is said to stamp
     │   └── AuthzenError          an access evaluation request of the wrong shape
     ├── AnchorUnavailable         a witness or time stamp authority gave no answer that can be used
+    ├── ArchiveError              an archive cannot be reached, or does not do what an archive must
+    │   └── ArchiveConflict       an object of this name is there with other bytes; it is immutable
     ├── FollowerError             a follower's configuration, cursor or destination is not as it must be
+    ├── BlocksError               the list of who is blocked cannot be read, or is another log's
     └── StoreError                the log cannot be read or written
         ├── LogNotFound           no log there; it is made by `init`, never by a typo
         ├── LogExists             `init` on a log that exists
@@ -119,8 +122,20 @@ class AnchorUnavailable(AuditError):
     """A witness or a time stamp authority could not be reached, or gave no answer that can be used."""
 
 
+class ArchiveError(AuditError):
+    """An archive cannot be reached, refuses, or does not keep what was given to it."""
+
+
+class ArchiveConflict(ArchiveError):
+    """An archive holds other bytes under the name of an immutable object; one of the two was altered."""
+
+
 class FollowerError(AuditError):
     """A follower's configuration, cursor or destination is not as it must be; the log itself is not concerned."""
+
+
+class BlocksError(AuditError):
+    """The list of who is blocked cannot be read, is damaged, or is another log's."""
 
 
 class StoreError(AuditError):
