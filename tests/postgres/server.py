@@ -101,10 +101,15 @@ class PostgresServer:
             return
         backends = _children(process.pid)
         process.send_signal(signal.SIGSTOP)  # or it would start what we kill anew
-        for pid in (*backends, *_children(process.pid), process.pid):
+        backends += _children(process.pid)
+        for pid in (*backends, process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while any(map(_runs, backends)):  # as long as one holds the shared memory, no new server starts
+            assert time.monotonic() < deadline, "a process of the server does not end"
+            time.sleep(0.01)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -114,5 +119,16 @@ class PostgresServer:
 
 
 def _children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended by itself
+        return []
     return [int(one) for one in found]
+
+
+def _runs(pid: int) -> bool:
+    """Does it still hold anything? One that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
