@@ -53,7 +53,7 @@ def lint(
 ) -> None:
     """Find what a policy says in vain: useless rules, impossible conditions, roles and routes that do not fit.
 
-    Exit codes: 0 nothing found, 1 findings, 3 the policy or the application could not be loaded.
+    Exit codes: 0 nothing found but notes, 1 findings, 3 the policy or the application could not be loaded.
     """
     today = datetime.now(UTC).date()
     found = examine_policy(policy, today, predicates=load_predicates(predicates))
@@ -65,13 +65,14 @@ def lint(
     if sarif_file is not None:
         text = json.dumps(sarif(tuple(findings), __version__), indent=2, ensure_ascii=False)
         sarif_file.write_text(text + "\n", encoding="utf-8")
+    holds = all(finding.level == "note" for finding in findings)
     if as_json:
-        print_json({"holds": not findings, "findings": [finding.to_dict() for finding in findings]})
+        print_json({"holds": holds, "findings": [finding.to_dict() for finding in findings]})
     else:
         for finding in findings:
             out.print(shown(str(finding)), style=_COLOURS[finding.level], soft_wrap=True)
         out.print(f"{policy}: {len(findings)} finding{'' if len(findings) == 1 else 's'}")
-    raise SystemExit(DOES_NOT_HOLD if findings else HOLDS)
+    raise SystemExit(HOLDS if holds else DOES_NOT_HOLD)
 
 
 def _routes(found: Lint, rows: tuple[Row, ...], problems: tuple[str, ...]) -> Iterator[Finding]:

@@ -176,6 +176,8 @@ def _lines(policy: Policy, one: Evaluation, explanation: Explanation) -> Iterato
         yield f"limit: {limit_in_words(compiled.limit)}, not counted here"
     if explanation.terms is not None:
         yield ", ".join(f"{name} {word}" for name, word in explanation.terms.items())
+    if explanation.personal:
+        yield f"personal data: {', '.join(f'{path} {how}' for path, how in explanation.personal.items())}"
     yield f"policy {decision.policy_digest}"
 
 

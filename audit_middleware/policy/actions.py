@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from ..model import Outcome
+from ..persons import Personal
 from . import schema
 from .conditions import read_condition
 from .document import ListNode, MapNode, Node, Pair, ScalarNode
 from .findings import join, nearest
 from .operators import OPERATORS
 from .patterns import Pattern
+from .personal import NOTHING, read_stricter
 from .reader import Reader
 from .schema import ActionSpec, Limit, Rate, Requirements, RuleSpec
 
@@ -23,12 +25,16 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Names:
-    """What an action may refer to: roles, channels and predicates by name."""
+    """What an action may refer to: roles, channels and predicates by name, and the policy's treatments of personal
+    data, which it may make stricter."""
 
-    def __init__(self, roles: Collection[str], channels: Collection[str], predicates: Mapping[str, Any]) -> None:
+    def __init__(
+        self, roles: Collection[str], channels: Collection[str], predicates: Mapping[str, Any], personal: Personal
+    ) -> None:
         self.roles = (*roles, *schema.BUILT_IN_ROLES)
         self.channels = channels
         self.predicates = predicates
+        self.personal = personal
 
 
 def enforced(reader: Reader, feature: str, line: int, path: str) -> None:
@@ -44,7 +50,7 @@ _UNSUPPORTED = "not supported by this version"
 def read_action(reader: Reader, name: str, pair: Pair, path: str, names: Names) -> ActionSpec:
     """One action's mapping, with every default filled in. ``invoice.read:`` alone is an action without rules."""
     pairs = reader.table(pair.value, path, schema.ACTION_KEYS, optional=True)
-    for feature in ("require", "limit", "notify"):
+    for feature in ("require", "limit", "notify", "personal"):
         if feature in pairs:
             enforced(reader, feature, pairs[feature].line, join(path, feature))
     if not schema.ACTION_NAME.fullmatch(name):
@@ -72,6 +78,9 @@ def read_action(reader: Reader, name: str, pair: Pair, path: str, names: Names) 
         on_log_failure=_word(reader, pairs, path, "on_log_failure", schema.LOG_FAILURES, "deny"),
         notify=notify,
         notify_outcomes=outcomes,
+        personal=read_stricter(reader, pairs["personal"].value, join(path, "personal"), names.personal)
+        if "personal" in pairs
+        else NOTHING,
         stated=frozenset(pairs) & {"event", "severity"},
     )
 

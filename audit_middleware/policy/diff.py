@@ -38,7 +38,8 @@ class Difference:
 
     @property
     def weakened(self) -> bool:
-        """The log promises less for an action: a lower guarantee, no record, or it runs while the log is away."""
+        """The log promises less: a lower guarantee, no record, an action that runs while it is away, or personal data
+        that is treated less strictly."""
         return any(change.kind == "weakening" for change in self.changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
+from ..persons import Personal
 from .evaluate import CompiledAction, Policy
 from .patterns import Pattern
+from .personal import effective, in_words, strength
 from .routes import RouteEntry, find, table
 from .schema import GUARANTEES, LOG_FAILURES, OUTCOMES, Limit, Requirements
 from .wording import limit_in_words, requirements_in_words
@@ -62,8 +64,7 @@ def setting_changes(old: Policy, new: Policy) -> Iterator[Change]:
     if old.redact != new.redact:
         yield Change("recording", None, (), f"redaction: {_redaction(old)} -> {_redaction(new)}")
     yield from _channels(old, new)
-    if old.personal != new.personal:
-        yield Change("recording", None, (), f"personal: {_words(old.personal)} -> {_words(new.personal)}")
+    yield from _personal(old, new)
 
 
 def _redaction(policy: Policy) -> str:
@@ -116,6 +117,34 @@ def _channels(old: Policy, new: Policy) -> Iterator[Change]:
             keys = {*before.options, *after.options}
             changed = sorted(key for key in keys if before.options.get(key) != after.options.get(key))
             yield Change("recording", None, (), f"channel {name}: other {_words(tuple(changed))}")
+
+
+def _personal(old: Policy, new: Policy) -> Iterator[Change]:
+    """What is done otherwise with personal data, what is weaker first; of an action, what is beyond that."""
+    everywhere = _treated(old.personal, new.personal)
+    yield from _told(None, "personal", everywhere)
+    for name in new.actions:
+        if name in old.actions:
+            of_action = _treated(old.personal_of(name), new.personal_of(name))
+            yield from _told(name, f"{name}: personal", [one for one in of_action if one not in everywhere])
+
+
+def _treated(old: Personal, new: Personal) -> list[tuple[bool, str]]:
+    """Each field that is treated otherwise: whether it is weaker, and how it was and is."""
+    found: list[tuple[bool, str]] = []
+    for path in sorted({*old, *new}):
+        before, after = effective(old, path), effective(new, path)
+        if before != after:
+            text = f"{path} {in_words(before)} -> {in_words(after)}"
+            found.append((strength(after) < strength(before), text))
+    return found
+
+
+def _told(action: str | None, title: str, treated: list[tuple[bool, str]]) -> Iterator[Change]:
+    kinds: tuple[tuple[bool, Kind], ...] = ((True, "weakening"), (False, "recording"))
+    for weaker, kind in kinds:
+        if texts := [text for is_weaker, text in treated if is_weaker is weaker]:
+            yield Change(kind, action, (), f"{title}: {', '.join(texts)}")
 
 
 def _promise(name: str, word: str, strongest_first: tuple[str, ...], old: str, new: str) -> Iterator[Change]:

@@ -26,8 +26,10 @@ from typing import Any
 
 from ..errors import ConditionError
 from ..model import ANONYMOUS, Cause, Decision, Effect, Level, Mode, Outcome, Resource, Severity, Subject
+from ..persons import Personal
 from .conditions import CompiledCondition, PredicateFunction, compile_condition, paths
 from .needs import NOTHING, Needs, needs_of
+from .personal import merged
 from .requirements import read_by
 from .routes import RouteEntry, find, table
 from .schema import (
@@ -122,6 +124,8 @@ class CompiledAction:
     """The rules that read an attribute at all, deny rules first."""
     required: tuple[str, ...] = ()
     """What the requirements read, by name."""
+    by_role: bool = False
+    """Does nothing count but the caller's roles: no condition, no deny rule, no requirement, no limit?"""
 
     def needs(self, subject: Subject) -> Needs:
         """What a decision about this caller may read: only rules that are evaluated for it count."""
@@ -222,7 +226,7 @@ class Policy:
 
     ``roles`` maps each role to everything it brings, itself included. ``digest`` is ``sha256:<hex>`` over
     ``canonical``, which is the file's meaning as JSON, without its formatting, comments and key order; `loads` reads
-    it again.
+    it again. ``profile`` is the one that ``personal`` starts from, where the file names one; no part of the digest.
     """
 
     name: str
@@ -236,10 +240,14 @@ class Policy:
     templates: frozenset[str]
     redact: Redaction
     channels: Mapping[str, Channel]
-    personal: tuple[str, ...]
+    personal: Personal
+    profile: str | None
     canonical: bytes = field(repr=False)
+    no_route: Decision = field(repr=False)
+    """The decision where no route of the application's is asked for."""
     _unknown: Decision = field(repr=False)
     _table: Mapping[tuple[str, str], RouteEntry] = field(repr=False)
+    _personal: Mapping[str | None, Personal] = field(repr=False)
 
     @classmethod
     def build(cls, spec: PolicySpec, predicates: Mapping[str, PredicateFunction]) -> Policy:
@@ -261,9 +269,12 @@ class Policy:
             redact=spec.redact,
             channels=spec.channels,
             personal=spec.personal,
+            profile=spec.profile,
             canonical=canonical,
+            no_route=Decision("not_applicable", "no_route", policy_digest=digest, mode=spec.mode),
             _unknown=Decision("deny", "unknown_action", policy_digest=digest, mode=spec.mode),
             _table=MappingProxyType(dict(table(spec.routes))),
+            _personal={name: merged(spec.personal, one.personal) for name, one in spec.actions.items()},
         )
 
     def evaluate(self, action: str, subject: Subject, resource: Resource, context: Mapping[str, Any]) -> Decision:
@@ -278,6 +289,11 @@ class Policy:
         """
         compiled = self.actions.get(action)
         return self._unknown if compiled is None else compiled.decide(subject, resource, context)
+
+    def personal_of(self, action: str | None) -> Personal:
+        """What is done with personal data in records of an action; the policy's own for one that it does not know.
+        Members come before what they lie in. The same object each time."""
+        return self._personal.get(action, self.personal)
 
     def route(self, template: str, method: str) -> RouteEntry | None:
         """The ``routes:`` entry for a route, by its whole path template and method (``WS`` for a WebSocket)."""
@@ -343,6 +359,10 @@ class _Compiler:
             needing=tuple(rule for rule in (*deny, *allow) if rule.needs),
             reading=tuple(rule for rule in (*deny, *allow) if rule.reads),
             required=read_by(spec.require) if spec.require is not None else (),
+            by_role=spec.require is None
+            and spec.limit is None
+            and not deny
+            and all(rule.condition is None for rule in allow),
         )
 
     def _rule(self, spec: RuleSpec, effect: Effect, action: str, mode: Mode) -> CompiledRule:

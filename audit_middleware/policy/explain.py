@@ -16,6 +16,7 @@ from ..model import Decision, Effect, Resource, Subject
 from .conditions import Compare, CompiledCondition, leaves
 from .evaluate import CompiledAction, CompiledRule, Policy
 from .logic import paths_of
+from .personal import in_words
 from .requirements import NOTHING_OFFERED, Offer, about, decide, seconds_of, unmet, usable
 from .wording import requirements_in_words
 
@@ -110,7 +111,7 @@ class RequirementView:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A decision with all that led to it; limits are not counted. ``require`` and ``limit`` apply to those whom the
-    rules allow; ``terms`` are how the action is recorded."""
+    rules allow; ``terms`` are how the action is recorded, ``personal`` what is done with personal data, by field."""
 
     action: str
     decision: Decision
@@ -120,6 +121,7 @@ class Explanation:
     require: Mapping[str, Any] | None
     limit: Mapping[str, Any] | None
     terms: Mapping[str, str] | None
+    personal: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as JSON."""
@@ -140,6 +142,7 @@ class Explanation:
             "require": dict(self.require) if self.require is not None else None,
             "limit": dict(self.limit) if self.limit is not None else None,
             "terms": dict(self.terms) if self.terms is not None else None,
+            "personal": dict(self.personal),
         }
 
 
@@ -166,6 +169,7 @@ def explain(
         require=compiled.require.to_json() if compiled and compiled.require else None,
         limit=compiled.limit.to_json() if compiled and compiled.limit else None,
         terms=_terms(compiled) if compiled else None,
+        personal={path: in_words(treatment) for path, treatment in sorted(policy.personal_of(action).items())},
     )
 
 

@@ -7,13 +7,18 @@ loads is valid under the schema.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
 from ..model import Cause
+from ..persons import HOWS
 from . import schema
 from .channels import ADDRESS, CHANNEL_NAME, HOST, OPTIONS, VARIABLE, Option
+from .fields import ALIASES, FIELDS, PARTS, TOKENS
 from .operators import WINDOW
+from .personal import WHOSE
+from .profiles import PROFILES
 from .reader import MAX_TEXT
 from .routes import METHODS
 
@@ -76,14 +81,17 @@ def policy_schema() -> Json:
             _map(_ref("channel"), propertyNames={"pattern": f"^{CHANNEL_NAME.pattern}$"}), "Where notifications go."
         ),
         "redact": _ref("redact"),
-        "personal": _told(_list({"type": "string", "pattern": _ATTRIBUTE}), "Attributes that are personal data."),
+        "personal": {
+            "description": "What of a record is personal data, and what is done with it before it is recorded.",
+            "anyOf": [_profile(), _personal(_told(_profile(), "What it starts from; the fields beside it win."))],
+        },
     }
     return {
         "$schema": _DIALECT,
         "title": "Policy",
         "description": "Who may do what in a service, and how it is recorded.",
         **_object(properties, ("version", "name", "actions")),
-        "$defs": {**_rule_definitions(), **_action_definitions(), **_other_definitions()},
+        "$defs": {**_rule_definitions(), **_action_definitions(), **_other_definitions(), **_treatments()},
     }
 
 
@@ -164,6 +172,7 @@ def _action_definitions() -> Json:
         "limit": _ref("limit"),
         "guarantee": _choice(schema.GUARANTEES, "after", "How sure the record is before the response."),
         "on_log_failure": _choice(schema.LOG_FAILURES, "deny", "What happens when the log cannot be written."),
+        "personal": _told(_personal(), "What is treated more strictly than the policy says."),
         "notify": {
             "description": "Channels that hear of it, of all outcomes or of some.",
             "anyOf": [
@@ -228,6 +237,33 @@ def _other_definitions() -> Json:
     }
 
 
+def _profile() -> Json:
+    return {"enum": list(PROFILES)}
+
+
+def _personal(profile: Json | None = None) -> Json:
+    """Fields of a record by their names and aliases, and members of those that have any."""
+    start: Json = {} if profile is None else {"profile": profile}
+    aliases = {alias: path for alias, path in ALIASES.items() if path in FIELDS}
+    named = {**{path: path for path in (*PARTS, *FIELDS)}, **aliases}
+    fields = {name: _ref("identity" if path in TOKENS else "treatment") for name, path in named.items()}
+    open_ones = [name for name, path in named.items() if FIELDS.get(path) in ("object", "json")]
+    bodies = [path.removesuffix(".content") for path in FIELDS if path.endswith(".body.content")]
+    below = "|".join(re.escape(name) for name in (*open_ones, *bodies) if name != "decision.inputs.values")
+    members = {rf"^({below})\.[^.]": _ref("treatment")}
+    return _object({**start, **fields}, minProperties=1, patternProperties=members)
+
+
+def _treatments() -> Json:
+    """What may be said of a field; ``token`` of those alone that identify somebody or something."""
+    found: Json = {}
+    for name, words in (("identity", HOWS), ("treatment", tuple(how for how in HOWS if how != "token"))):
+        word = {"enum": list(words)}
+        whole = _object({"as": word, "of": {"enum": list(WHOSE), "default": "subject"}}, ("as",))
+        found[name] = {"description": "From weak to strict.", "anyOf": [word, whole]}
+    return found
+
+
 def _channel(kind: str) -> Json:
     options = OPTIONS[kind]
     login: Json = {"dependentRequired": {"username": ["password"], "password": ["username"]}} if kind == "email" else {}
@@ -272,13 +308,14 @@ def policy_test_schema() -> Json:
         "resources": _map(_ref("resource")),
         "tests": {"type": "array", "items": _ref("test"), "minItems": 1},
         "never": _told(_one_or_list(_ref("never")), "What no role reaches, whatever its attributes."),
+        "personal": _told(_one_or_list(_ref("personal")), "What is done with personal data, at least."),
     }
     return {
         "$schema": _DIALECT,
         "title": "Policy tests",
         "description": "What a policy must decide: a matrix of subjects, actions and resources.",
-        **_object(properties, anyOf=[{"required": ["tests"]}, {"required": ["never"]}]),
-        "$defs": _test_definitions(),
+        **_object(properties, anyOf=[{"required": [key]} for key in ("tests", "never", "personal")]),
+        "$defs": {**_test_definitions(), **_treatments()},
     }
 
 
@@ -329,4 +366,9 @@ def _test_definitions() -> Json:
             ]
         },
         "never": never,
+        "fields": {"anyOf": [_profile(), _personal(_profile())]},
+        "personal": {
+            "description": "A profile or fields, in all actions or in some.",
+            "anyOf": [_ref("fields"), _object({"fields": _ref("fields"), "actions": _one_or_list(_TEXT)}, ("fields",))],
+        },
     }

@@ -18,6 +18,7 @@ from .document import decode
 from .domain import TRUE
 from .evaluate import CompiledAction, CompiledRule, Policy
 from .findings import Findings
+from .lint_personal import personal_findings
 from .load import loads, read_bytes
 from .logic import both, negated, outcome, solve
 from .places import Places
@@ -38,6 +39,16 @@ CODES: Mapping[str, tuple[Level, str]] = MappingProxyType(
         "severe-unrecorded": ("warning", "An action of high severity leaves no record when it is allowed."),
         "unused-channel": ("warning", "No action notifies the channel."),
         "notify-unrecorded": ("warning", "A channel is to hear of what leaves no record."),
+        "personal-undeclared": (
+            "note",
+            "The policy does not say what is personal data: all of it is recorded in clear.",
+        ),
+        "profile-weakened": ("note", "The policy takes a field out of its profile, or treats it less strictly."),
+        "body-in-clear": ("warning", "An action records bodies in clear, although the policy knows personal data."),
+        "person-in-clear": (
+            "warning",
+            "What is treated can still be told to be of whom: another field names the person.",
+        ),
         "expired-exemption": ("error", "The exemption's last day is over: the route is refused."),
         "route-without-action": ("error", "A route of the application does not fit the policy."),
         "entry-without-route": ("error", "An entry under `routes` matches no route of the application."),
@@ -101,7 +112,7 @@ def lint(path: str | Path, today: date, *, predicates: Mapping[str, PredicateFun
     policy = loads(text, str(path), predicates=predicates)
     places = Places(text, str(path))
     made = _Linter(policy, places, str(path))
-    found = [*made.roles(), *made.channels(), *made.routes(today)]
+    found = [*made.roles(), *made.channels(), *made.routes(today), *made.personal()]
     for action in policy.actions.values():
         found.extend(made.action(action))
     return Lint(policy, places, str(path), tuple(sorted(found, key=lambda finding: finding.line)))
@@ -135,6 +146,10 @@ class _Linter:
             if entry.expired(today):
                 text = f"the exemption ended on {entry.until}: the route is refused"
                 yield self._finding("expired-exemption", entry.line, f"routes: {entry.match}", text)
+
+    def personal(self) -> Iterator[Finding]:
+        for code, line, where, text in personal_findings(self._policy, self._places):
+            yield self._finding(code, line, where, text)
 
     def action(self, action: CompiledAction) -> Iterator[Finding]:
         applies = anybody([*action.allow, *action.deny])

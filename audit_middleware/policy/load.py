@@ -11,13 +11,13 @@ from typing import Any
 from ..errors import PolicyError
 from . import schema
 from .actions import Names, enforced, read_action
-from .attributes import path_problem
 from .channels import read_channels
 from .conditions import PredicateFunction
 from .document import MAX_BYTES, Node, Pair, compose, decode
 from .evaluate import Policy
 from .findings import Findings, join, nearest
 from .patterns import Pattern, PatternError
+from .personal import NOTHING, read_personal
 from .reader import Reader
 from .routes import RouteEntry, read_routes
 from .schema import PolicySpec, Redaction
@@ -78,7 +78,8 @@ def _policy(reader: Reader, node: Node, predicates: Mapping[str, Any]) -> Policy
             enforced(reader, feature, pairs[feature].line, feature)
     channels = read_channels(reader, pairs["channels"].value) if "channels" in pairs else {}
     roles = _roles(reader, pairs["roles"].value) if "roles" in pairs else {}
-    actions = _actions(reader, pairs, Names(roles, channels, predicates))
+    personal, profile = read_personal(reader, pairs["personal"].value) if "personal" in pairs else (NOTHING, None)
+    actions = _actions(reader, pairs, Names(roles, channels, predicates, personal))
     routes: tuple[RouteEntry, ...] = ()
     if "routes" in pairs:
         routes = read_routes(reader, pairs["routes"].value, "routes", actions)
@@ -93,7 +94,8 @@ def _policy(reader: Reader, node: Node, predicates: Mapping[str, Any]) -> Policy
         routes=routes,
         channels=MappingProxyType(channels),
         redact=_redact(reader, pairs["redact"].value) if "redact" in pairs else Redaction(),
-        personal=_personal(reader, pairs["personal"].value) if "personal" in pairs else (),
+        personal=personal,
+        profile=profile,
     )
 
 
@@ -197,11 +199,3 @@ def _redact(reader: Reader, node: Node) -> Redaction:
             hint = nearest(text, schema.REDACT_PATTERNS)
             reader.findings.add(line, path, f"unknown pattern '{text}' (a pattern of your own starts with re:)", hint)
     return Redaction(tuple(sorted(keys)), tuple(sorted(patterns)))
-
-
-def _personal(reader: Reader, node: Node) -> tuple[str, ...]:
-    found = reader.texts(node, "personal")
-    for text, (line, path) in found.items():
-        if problem := path_problem(text):
-            reader.findings.add(line, path, problem)
-    return tuple(sorted(found))

@@ -1,9 +1,9 @@
 """Would the tests notice? Breaks a policy in one place at a time and runs its tests against each broken one.
 
 What is broken: each rule is left out, turned from allow into deny or back, or opened to other roles; each condition,
-and each part of it, is left out or turned into its opposite; each requirement is left out, or made weaker. A change
-that provably decides alike in every request is not counted: no test can notice it. A change under which every test
-still passes is a **survivor**: a test is missing.
+and each part of it, is left out or turned into its opposite; each requirement is left out, or made weaker; each field
+of ``personal`` is left out. A change that provably decides alike in every request is not counted: no test can notice
+it. A change under which every test still passes is a **survivor**: a test is missing.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ def mutate(
             alike += 1
             continue
         found.append(Mutant(action, rule, change, _first_failure(broken, cases, predicates)))
+    assertions = [one for one in cases if one[1].pinned is not None]  # no decision changes, so no other test can notice
+    for number, (action, rule, broken) in enumerate(_in_clear(policy, predicates), len(found) + alike):
+        advance(number)
+        found.append(Mutant(action, rule, "left out", _first_failure(broken, assertions, predicates)))
     return MutationResult(tuple(found), alike, exit_code=int(any(mutant.survived for mutant in found)))
 
 
@@ -158,6 +162,23 @@ def _changes(tree: dict[str, Any]) -> Iterator[_Change]:
             place = changed["actions"][name]
             del place["require"]
             yield name, f"require {wanted}", change, changed if not require else _with(changed, name, require)
+
+
+def _in_clear(policy: Policy, predicates: Mapping[str, PredicateFunction]) -> Iterator[tuple[str, str, Policy]]:
+    """The policy with one field less in its ``personal:``, or in an action's own: action, field, policy."""
+    tree = json.loads(policy.canonical)
+    for name in ("", *tree["actions"]):
+        for field in (tree["actions"][name] if name else tree).get("personal", {}):
+            changed = copy.deepcopy(tree)
+            del (changed["actions"][name] if name else changed)["personal"][field]
+            yield name or "*", f"personal {field}", loads(json.dumps(_without_empty(changed)), predicates=predicates)
+
+
+def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    for place in (tree, *tree["actions"].values()):
+        if place.get("personal") == {}:
+            del place["personal"]
+    return tree
 
 
 def _with(tree: dict[str, Any], action: str, require: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import re2
-
 from ..errors import ConditionError
 
 __all__ = ["MAX_INPUT", "MAX_PROGRAM", "Pattern", "PatternError"]
@@ -41,6 +39,8 @@ class Pattern:
     __slots__ = ("_search", "limit", "text")
 
     def __init__(self, text: str) -> None:
+        import re2  # here: it takes 2 MB, and many policies have no patterns
+
         options = re2.Options()
         options.max_mem = _MEMORY
         options.never_capture = True

@@ -11,13 +11,19 @@ __all__ = ["Places"]
 
 
 class Places:
-    """Lines, from 1, of roles, channels, actions and rules of a policy that loads."""
+    """Lines, from 1, of roles, channels, actions, rules and personal data of a policy that loads.
+
+    ``personal`` is the line of the whole, ``None`` where the file says nothing of it; ``fields`` are the lines in
+    it, by the names that the file uses.
+    """
 
     def __init__(self, text: str, filename: str) -> None:
         tree = compose(text.removeprefix("\ufeff"), Findings(filename))
         self.roles = dict(_lines(_child(tree, "roles")))
         self.channels = dict(_lines(_child(tree, "channels")))
         self.actions = dict(_lines(_child(tree, "actions")))
+        self.personal = dict(_lines(tree)).get("personal")
+        self.fields = dict(_lines(_child(tree, "personal")))
         self._rules: dict[tuple[str, str], int] = {}
         for action in self.actions:
             body = _child(_child(tree, "actions"), action)

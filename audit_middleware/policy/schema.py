@@ -13,9 +13,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ..model import Level, Mode, Outcome, Severity
+from ..persons import Personal
 from .channels import CHANNEL_TYPES, Channel
 from .conditions import Condition, to_json
 from .patterns import Pattern
+from .personal import NOTHING
+from .personal import to_json as to_json_personal
 from .routes import RouteEntry
 
 __all__ = [
@@ -49,7 +52,16 @@ FEATURES = (
 """Parts of the language that a version may know without carrying them out."""
 
 ENFORCED: frozenset[str] = frozenset(
-    {"require", "limit", "guarantee: before", "guarantee: sealed", "on_log_failure: degrade", "notify", "channels"}
+    {
+        "require",
+        "limit",
+        "guarantee: before",
+        "guarantee: sealed",
+        "on_log_failure: degrade",
+        "notify",
+        "channels",
+        "personal",
+    }
 )
 """Those of `FEATURES` that this version carries out; a policy that uses another does not load."""
 
@@ -79,6 +91,7 @@ ACTION_KEYS = (
         "guarantee",
         "on_log_failure",
         "notify",
+        "personal",
     ),
 )
 RULE_KEYS = ("name", "roles", "when")
@@ -168,9 +181,10 @@ class Limit:
 class ActionSpec:
     """One action as the file says it, with every default filled in.
 
-    ``notify_outcomes`` are those of which the channels of ``notify`` hear; none are all. ``stated`` holds which of
-    ``event`` and ``severity`` the file gives itself: those win over the mark in the code. It is no part of what is
-    digested, because it changes no decision.
+    ``notify_outcomes`` are those of which the channels of ``notify`` hear; none are all. ``personal`` is what the
+    action treats otherwise than the policy, at least as strictly. ``stated`` holds which of ``event`` and ``severity``
+    the file gives itself: those win over the mark in the code. It is no part of what is digested, because it changes no
+    decision.
     """
 
     name: str
@@ -186,6 +200,7 @@ class ActionSpec:
     on_log_failure: LogFailure = "deny"
     notify: tuple[str, ...] = ()
     notify_outcomes: tuple[Outcome, ...] = ()
+    personal: Personal = field(default_factory=lambda: NOTHING)
     stated: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
@@ -206,6 +221,8 @@ class ActionSpec:
             body["notify"] = {"channels": list(self.notify), "outcomes": list(self.notify_outcomes)}
         elif self.notify:
             body["notify"] = list(self.notify)
+        if self.personal:
+            body["personal"] = to_json_personal(self.personal)
         return body
 
 
@@ -219,7 +236,10 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """A whole file. ``roles`` maps each role to those it directly inherits."""
+    """A whole file. ``roles`` maps each role to those it directly inherits.
+
+    ``personal`` has the ``profile`` spelled out: the digest covers what is done, not what a profile is called.
+    """
 
     name: str
     mode: Mode = "enforce"
@@ -229,7 +249,8 @@ class PolicySpec:
     routes: tuple[RouteEntry, ...] = ()
     channels: Mapping[str, Channel] = field(default_factory=lambda: MappingProxyType({}))
     redact: Redaction = Redaction()
-    personal: tuple[str, ...] = ()
+    personal: Personal = field(default_factory=lambda: NOTHING)
+    profile: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The policy as the language writes it in full: a JSON object that loads as the same policy."""
@@ -241,5 +262,5 @@ class PolicySpec:
         if self.channels:
             body["channels"] = {name: {"type": one.type, **one.options} for name, one in self.channels.items()}
         if self.personal:
-            body["personal"] = list(self.personal)
+            body["personal"] = to_json_personal(self.personal)
         return body

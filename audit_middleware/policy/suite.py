@@ -24,7 +24,8 @@ from .conditions import PredicateFunction
 from .coverage import Coverage
 from .evaluate import Policy
 from .load import load
-from .never import violations
+from .never import violations as reached
+from .pinned import violations as weakened
 from .requirements import decide
 from .scenarios import ScenarioResult, run_scenarios
 from .suite_file import NO_RESOURCE, Case, CaseFile, Check, read_case_file
@@ -120,7 +121,9 @@ def run_case(policy: Policy, file: CaseFile, case: Case, coverage: Coverage) -> 
     if case.skip is not None:
         return CaseResult(file.path, case)
     checks = tuple(_run_check(policy, file, case, check, coverage) for check in case.checks)
-    return CaseResult(file.path, case, checks, violations(policy, case.never) if case.never is not None else ())
+    broken = reached(policy, case.never) if case.never is not None else ()
+    broken += weakened(policy, case.pinned) if case.pinned is not None else ()
+    return CaseResult(file.path, case, checks, broken)
 
 
 def _run_check(policy: Policy, file: CaseFile, case: Case, check: Check, coverage: Coverage) -> CheckResult:

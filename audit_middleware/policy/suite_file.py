@@ -20,6 +20,7 @@ from .evaluate import Policy
 from .findings import Findings, join, nearest
 from .load import read_bytes
 from .never import Never
+from .pinned import Pinned, read_pinned
 from .reader import Reader
 from .requirements import NOTHING_OFFERED, Offer
 from .schema import BUILT_IN_ROLES
@@ -27,7 +28,7 @@ from .schema import BUILT_IN_ROLES
 __all__ = ["Case", "CaseFile", "Check", "Expectation", "read_case_file"]
 
 MAX_CHECKS = 100_000  # in one test; a matrix grows faster than it looks
-FILE_KEYS = ("policy", "now", "subjects", "resources", "tests", "never")
+FILE_KEYS = ("policy", "now", "subjects", "resources", "tests", "never", "personal")
 NEVER_KEYS = ("roles", "reach")
 CASE_KEYS = ("name", "subjects", "actions", "resources", "context", "reason", "confirm", "now", "skip", "expect")
 EXPECT_KEYS = ("subject", "resource", "actions")
@@ -79,6 +80,7 @@ class Case:
     context: Mapping[str, Any]
     skip: str | None = None
     never: Never | None = None
+    pinned: Pinned | None = None
     offer: Offer = NOTHING_OFFERED
 
 
@@ -102,7 +104,7 @@ def read_case_file(path: Path, policy: Policy, policy_path: Path, *, found: bool
     node = compose(decode(read_bytes(path), findings), findings)
     reader = _CaseReader(findings, policy)
     pairs = reader.table(node, "", FILE_KEYS)
-    if "tests" not in pairs and "never" not in pairs:
+    if not {"tests", "never", "personal"} & set(pairs):
         findings.add(node.line, "tests", "missing")
     if "policy" in pairs and not _same_policy(reader, pairs["policy"].value, path, policy_path, found=found):
         return None
@@ -145,6 +147,9 @@ class _CaseReader(Reader):
                 self.findings.add(pairs["tests"].line, "tests", "there are no tests: an empty file proves nothing")
         if "never" in pairs:
             cases.extend(self._nevers(pairs["never"].value))
+        if "personal" in pairs:
+            for pinned, line in read_pinned(self, pairs["personal"].value, self._policy):
+                cases.append(Case(str(pinned), line, (), MappingProxyType({}), pinned=pinned))
         return CaseFile(path, MappingProxyType(self._subjects), MappingProxyType(self._resources), tuple(cases))
 
     # --- subjects and resources ---

@@ -142,7 +142,7 @@ def _case_lines(result: CaseResult) -> list[str]:
     if result.case.skip is not None:
         return [f"{_MARKS['skipped']} {result.case.name}: {result.case.skip}"]
     failed = [f"  {result.path.name}:{line}: {text}" for line, text in result.failures()]
-    count = "" if result.case.never is not None else f" ({len(result.checks)} checks)"
+    count = "" if result.case.never or result.case.pinned else f" ({len(result.checks)} checks)"
     return [f"{_MARKS[result.status]} {result.case.name}{count}", *failed]
 
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from audit_middleware.errors import PolicyError
+from audit_middleware.persons import HOWS
 from audit_middleware.policy import Policy, loads, schema, suite
 from audit_middleware.policy.channels import OPTIONS
+from audit_middleware.policy.fields import ALIASES, TOKENS
 from audit_middleware.policy.lint import CODES
 from audit_middleware.policy.operators import OPERATORS
 from audit_middleware.policy.patterns import MAX_PROGRAM
+from audit_middleware.policy.personal import TREATMENT_KEYS, WHOSE, in_words
+from audit_middleware.policy.pinned import PINNED_KEYS
+from audit_middleware.policy.profiles import GDPR, PROFILES
 from audit_middleware.policy.suite_file import CASE_KEYS, EXPECT_KEYS, FILE_KEYS, SUBJECT_KEYS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
@@ -41,7 +45,7 @@ def load(text: str) -> Policy:
 
 def test_every_yaml_block_says_what_it_is() -> None:
     kinds = [word for language, word, _ in FENCES if language == "yaml"]
-    assert set(kinds) == {"policy", "actions", "routes", "tests", "required", "later"}
+    assert set(kinds) == {"policy", "actions", "routes", "tests", "required"}
     assert len(kinds) == PAGE.count("```yaml") >= 8
 
 
@@ -82,15 +86,12 @@ def test_the_tests_of_requirements_pass_against_their_action(tmp_path: Path) -> 
     assert result.coverage.requirement_ratio == 1
 
 
-def test_what_comes_later_is_refused_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    (text,) = blocks("later")
-    with pytest.raises(PolicyError) as caught:
-        load(text)
-    found = str(caught.value).splitlines()
-    assert all(line.endswith("not supported by this version") for line in found)
-    assert len(found) == len(set(schema.FEATURES) - schema.ENFORCED)
-    monkeypatch.setattr(schema, "ENFORCED", frozenset(schema.FEATURES))
-    assert load(text).personal
+def test_the_profile_is_documented_field_by_field() -> None:
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([a-z ]+) \| .* \| [^|]+ \|$", PAGE, re.MULTILINE))
+    told = {path: in_words(entry.treatment) for path, entry in GDPR.items()}
+    assert {path: rows.get(path) for path in told} == told
+    for path, entry in GDPR.items():
+        assert f"| `{path}` | {in_words(entry.treatment)} | {entry.why} | {entry.article} |" in PAGE
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_what_comes_later_is_refused_and_right(monkeypatch: pytest.MonkeyPatch) 
         *(schema.BUILT_IN_ROLES, schema.REDACT_PATTERNS, schema.CHANNEL_TYPES, schema.PERS, tuple(schema.UNITS)),
         *(("all", "any", "not", "predicate"), ("match", "action", "resource", "exempt", "until")),
         *(FILE_KEYS, CASE_KEYS, EXPECT_KEYS, SUBJECT_KEYS, tuple(OPERATORS)),
+        *(HOWS, WHOSE, TREATMENT_KEYS, PINNED_KEYS, ("profile", *PROFILES), TOKENS, tuple(ALIASES)),
     ],
 )
 def test_every_word_of_the_language_is_documented(words: tuple[str, ...]) -> None:

@@ -14,9 +14,11 @@ from jsonschema import Draft202012Validator
 from audit_middleware.errors import PolicyError
 from audit_middleware.policy import loads, schema, suite
 from audit_middleware.policy.document import ListNode, MapNode, Node, compose, typed
+from audit_middleware.policy.fields import ALIASES, FIELDS, PARTS
 from audit_middleware.policy.findings import Findings
 from audit_middleware.policy.json_schema import policy_schema, policy_test_schema
 from audit_middleware.policy.operators import OPERATORS
+from audit_middleware.policy.pinned import PINNED_KEYS
 from audit_middleware.policy.suite_file import CASE_KEYS, EXPECT_KEYS, FILE_KEYS, NEVER_KEYS, SUBJECT_KEYS
 from tests.policy.generated import policies
 from tests.policy.samples import BILLING
@@ -62,6 +64,8 @@ def test_every_word_of_the_language_is_in_them() -> None:
     parts = {name: set(body.get("properties", ())) for name, body in policy_schema()["$defs"].items()}
     assert set(policy_schema()["properties"]) == set(schema.POLICY_KEYS)
     assert parts["action"] == set(schema.ACTION_KEYS)
+    personal = {*FIELDS, *PARTS, *(alias for alias, path in ALIASES.items() if path in FIELDS)}
+    assert set(policy_schema()["$defs"]["action"]["properties"]["personal"]["properties"]) == personal
     assert parts["require"] == set(schema.REQUIRE_KEYS)
     assert parts["limit"] == set(schema.LIMIT_KEYS)
     assert parts["operators"] == {*OPERATORS, "zone"}
@@ -72,10 +76,11 @@ def test_every_word_of_the_language_is_in_them() -> None:
     assert tests["expect"] == set(EXPECT_KEYS)
     assert tests["subject"] == set(SUBJECT_KEYS)
     assert tests["never"] == set(NEVER_KEYS)
+    assert set(policy_test_schema()["$defs"]["personal"]["anyOf"][1]["properties"]) == set(PINNED_KEYS)
 
 
 def test_what_loads_is_valid() -> None:
-    kinds = ("policy", "actions", "routes", "later")
+    kinds = ("policy", "actions", "routes")
     texts = [wrapped(kind, text) for kind in kinds for text in blocks(kind)]
     texts += [BILLING, (ROOT / "policies" / "billing.yaml").read_text(), loads(BILLING).canonical.decode()]
     texts += [f"{HEAD}actions: {{a.b:, c.d: {{allow: ['7']}}}}\nroles: {{viewer:, a b: {{}}}}\n"]
@@ -83,7 +88,8 @@ def test_what_loads_is_valid() -> None:
     for text in texts:
         assert valid(POLICY, text), [error.message for error in POLICY.iter_errors(plain(compose(text, Findings("p"))))]
     tests = [*blocks("tests"), (ROOT / "policies" / "billing_test.yaml").read_text()]
-    assert len(tests) >= 2
+    tests += ["personal: gdpr", "personal: [gdpr, {user_id: seal}, {fields: {reason: drop}, actions: [a.b]}]"]
+    assert len(tests) >= 4
     for text in tests:
         assert valid(TESTS, text), [error.message for error in TESTS.iter_errors(plain(compose(text, Findings("p"))))]
 
@@ -135,6 +141,17 @@ MISTAKES = [
     f"{HEAD}actions: {{}}\nroutes: [{{match: GET /x, exempt: why, resource: x}}]",
     f"{HEAD}actions: {{}}\nredact: {{patterns: [emial]}}",
     f"{HEAD}actions: {{}}\nredact: [password]",
+    f"{HEAD}actions: {{}}\npersonal: ccpa",
+    f"{HEAD}actions: {{}}\npersonal: [user_id]",
+    f"{HEAD}actions: {{}}\npersonal: {{}}",
+    f"{HEAD}actions: {{}}\npersonal: {{user_id: redact}}",
+    f"{HEAD}actions: {{}}\npersonal: {{user: seal}}",
+    f"{HEAD}actions: {{}}\npersonal: {{user_id.name: seal}}",
+    f"{HEAD}actions: {{}}\npersonal: {{request.size: seal}}",
+    f"{HEAD}actions: {{}}\npersonal: {{reason: token}}",
+    f"{HEAD}actions: {{}}\npersonal: {{reason: {{as: seal, of: tenant}}}}",
+    f"{HEAD}actions: {{a.b: {{personal: gdpr}}}}",
+    f"{HEAD}actions: {{a.b: {{personal: {{profile: gdpr}}}}}}",
     f"{HEAD}actions: {{a.b: {{notify: ops}}}}",
     f"{HEAD}actions: {{a.b: {{notify: {{outcomes: [denied]}}}}}}",
     f"{HEAD}actions: {{a.b: {{notify: {{channels: [ops], outcomes: [deny]}}}}}}\n"
@@ -175,6 +192,14 @@ TEST_MISTAKES = [
     "never: []",
     "never: {roles: [], reach: a.b}",
     "never: {role: r, reach: a.b}",
+    "personal: ccpa",
+    "personal: []",
+    "personal: {}",
+    "personal: {user: seal}",
+    "personal: {actions: a.b}",
+    "personal: {fields: gdpr, actions: []}",
+    "personal: {fields: gdpr, in: a.b}",
+    "personal: [{fields: {user_id: redact}}]",
 ]
 
 
