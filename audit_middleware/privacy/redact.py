@@ -56,9 +56,12 @@ class Redactor:
     ) -> None:
         self._names = Names(keys)
         self._patterns = Patterns(patterns)
-        self._headers = frozenset(name.lower().encode() for name in headers)
+        self._shapes = len(patterns) > 0
+        self._headers = {raw: raw.decode("latin-1") for raw in (name.lower().encode() for name in headers)}
         # The same few values come with most requests.
         self._known_header: Callable[[bytes, bytes], str] = lru_cache(512)(self._header)
+        # So do the names of one route's parameters, which the application has chosen.
+        self._secret_names: Callable[[tuple[str, ...]], tuple[str, ...]] = lru_cache(512)(self._secret_among)
 
     def text(self, text: str) -> str:
         """Free text: by shape only."""
@@ -66,11 +69,21 @@ class Redactor:
 
     def value(self, json: Json) -> Json:
         """A JSON value at any depth up to 64, by name and shape; member names and numbers have shapes too."""
-        return self._value(json, (), 0, self._patterns.suspect_json(json))
+        if json is None or json == {}:
+            return None if json is None else {}
+        return self._value(json, (), 0, self._shapes and self._patterns.suspect_json(json))
 
     def params(self, params: Mapping[str, Json]) -> dict[str, Json]:
-        """Path parameters by name and shape."""
-        return self._mapping(params, (), 0, self._patterns.suspect_json(params))
+        """Path parameters by name and shape: what `value` makes of them, sooner."""
+        if not self._secret_names(tuple(params)):
+            for name, value in params.items():
+                if type(value) is not str or (
+                    self._shapes and (self._patterns.suspect(name) or self._patterns.suspect(value))
+                ):
+                    break
+            else:
+                return dict(params)
+        return self._mapping(params, (), 0, self._shapes and self._patterns.suspect_json(params))
 
     def query(self, query: str | bytes, *, limit: int = _MAX_TEXT) -> str:
         """A query string or form, order and spelling kept; what is malformed stays so.
@@ -78,7 +91,7 @@ class Redactor:
         Give it whole: it is cut here, between two pairs, where it is longer than ``limit`` bytes or characters.
         """
         raw = _bounded(query, "&", limit)
-        if ";" not in raw and not self._patterns.suspect(unquote_plus(raw)):
+        if ";" not in raw and not (self._shapes and self._patterns.suspect(unquote_plus(raw))):
             return "&".join([self._by_name(part) if "=" in part else part for part in raw.split("&")])
         parts = _AROUND_PAIRS.split(raw)
         return "".join(
@@ -89,10 +102,10 @@ class Redactor:
     def path(self, path: str | bytes, params: Mapping[str, Json] | None = None) -> str:
         """The path of a request, whole. ``params`` are its parameters: values of secret ones stand in it as well."""
         raw = _bounded(path, "/", _MAX_TEXT)
-        for name, value in (params or {}).items():
-            if self._names.secret(name)[0]:
-                raw = _without(raw, str(value))
-        if ";" not in raw and not self._patterns.suspect(unquote(raw)):
+        if params:
+            for name in self._secret_names(tuple(params)):
+                raw = _without(raw, str(params[name]))
+        if ";" not in raw and not (self._shapes and self._patterns.suspect(unquote(raw))):
             return raw
         return "/".join(self._segment(segment) if segment else segment for segment in raw.split("/"))
 
@@ -100,8 +113,8 @@ class Redactor:
         """The headers on the list, at most 512 bytes of each. URLs lose query, fragment and user."""
         found: dict[str, str] = {}
         for raw, value in headers:
-            if raw in self._headers:
-                name = raw.decode("latin-1")
+            name = self._headers.get(raw)
+            if name is not None:
                 text = (self._known_header if len(value) <= _MAX_REMEMBERED else self._header)(raw, value)
                 found[name] = clean(f"{found[name]}, {text}", _MAX_HEADER) if name in found else text
         return found
@@ -162,6 +175,9 @@ class Redactor:
         except ValueError:  # more digits than Python converts
             return REDACTED
         return value if self._patterns.text(text) is text else REDACTED
+
+    def _secret_among(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if self._names.secret(name)[0])
 
     def _segment(self, segment: str) -> str:
         if ";" not in segment:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from audit_middleware.errors import ConfigError
 from audit_middleware.privacy import REDACTED, Redactor
 from audit_middleware.privacy.names import DEFAULT_KEYS
-from audit_middleware.privacy.patterns import NAMED
+from audit_middleware.privacy.patterns import NAMED, Patterns
 
 ALL = tuple(NAMED)
 SECRETS = {
@@ -477,3 +477,25 @@ def test_what_holds_no_secret_is_unchanged(value: Any) -> None:
 @given(st.text("xyz=&;+%20", max_size=60))
 def test_a_query_that_holds_no_secret_is_unchanged(query: str) -> None:
     assert Redactor(["card.*"], ALL).query(query) == query
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "token", "card", "x.pin", "a@b.co", "078-05-1120"]) | st.text(max_size=4),
+        st.sampled_from([secret for _, secret in FLAT]) | st.text(max_size=20) | st.integers() | st.none(),
+        max_size=4,
+    ),
+    st.sets(st.sampled_from([*ALL, "re:^a", "re:1"])),
+)
+def test_parameters_are_redacted_as_any_value(params: dict[str, Any], patterns: set[str]) -> None:
+    redactor = Redactor(["card", "x.*"], sorted(patterns))
+    assert redactor.params(params) == redactor.value(params)
+
+
+def test_a_digest_is_no_card_number_by_chance() -> None:
+    patterns = Patterns(["card-number"])
+    digest = "sha256:" + "4111111111111111" * 4
+    assert patterns.text(digest) is digest
+    for other in (digest[:-1], digest + "0", digest.replace("sha256:", ""), f" {digest}"):
+        assert REDACTED in patterns.text(other)
+    assert REDACTED in Patterns(["re:1111"]).text(digest)
