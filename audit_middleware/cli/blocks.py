@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import getpass
 import re
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from ..detectors.orders import said
+from ..errors import ConfigError, SubjectKeysError
 from ..evidence.blocking import add_block, lift_blocks, read_blocks, rebuild
+from ..evidence.control import as_owner
 from ..model import Json
+from ..persons import token_of
 from ..pipeline.blocks import Entry, Kind
+from ..privacy.keys import open_keys
+from ..privacy.masters import open_master
+from ..protocols import SubjectKeys
+from ..stores.opening import Place, origin_of, subject_keys_of
 from .log import LOG
-from .output import USAGE, fail, out, print_json, row, shown, table
+from .output import USAGE, err, fail, out, print_json, row, shown, table
+from .persons import MASTER, PLACE, default_master
 from .reading import log_signers
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WHO = Annotated[str, typer.Argument(metavar="SUBJECT", help="The user_id, as records write it.", show_default=False)]
+WHO = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUBJECT", help="The user_id as the service knows it, or a token of records.", show_default=False
+    ),
+]
 ADDRESS = Annotated[
     bool, typer.Option("--address", help="SUBJECT is an address: requests that nobody signed in for come from it.")
 ]
@@ -29,9 +44,10 @@ app = typer.Typer(help="Callers that are refused for a while.", no_args_is_help=
 
 
 @app.command("list")
-def list_command(log: LOG, as_json: JSON = False) -> None:
+def list_command(log: LOG, place: PLACE = None, master: MASTER = None, as_json: JSON = False) -> None:
     """List who is blocked or flagged now, why and until when."""
-    _print(read_blocks(log), as_json)
+    entries = read_blocks(log)
+    _print(entries, as_json, _unnamed(log, entries, place, master))
 
 
 @app.command("add")
@@ -41,15 +57,17 @@ def add_command(
     length: Annotated[str, typer.Option("--for", help="For how long: 90s, 15m, 2h or 3d; 30d at most.")],
     reason: REASON,
     address: ADDRESS = False,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: JSON = False,
 ) -> None:
-    """Block a caller now. Recorded in the log, which needs its signing key."""
+    """Block a caller now. Recorded in the log, which needs its signing key; where persons have keys, by a token."""
     given = re.fullmatch(r"([0-9]{1,9})([smhd])", length)
     if given is None:
         fail(f"--for {length!r} is no length of time: write 90s, 15m, 2h or 3d", USAGE)
-    entry = add_block(
-        log, log_signers(log), _kind(address), who, int(given[1]) * _SECONDS[given[2]], reason, _account()
-    )
+    signers, seconds = log_signers(log), int(given[1]) * _SECONDS[given[2]]
+    with _keys(log, place, master) as keys:
+        entry = add_block(log, signers, _kind(address), who, seconds, reason, _account(), keys=keys)
     if as_json:
         print_json(_told(entry))
     else:
@@ -57,9 +75,19 @@ def add_command(
 
 
 @app.command("lift")
-def lift_command(log: LOG, who: WHO, reason: REASON, address: ADDRESS = False, as_json: JSON = False) -> None:
+def lift_command(
+    log: LOG,
+    who: WHO,
+    reason: REASON,
+    address: ADDRESS = False,
+    place: PLACE = None,
+    master: MASTER = None,
+    as_json: JSON = False,
+) -> None:
     """Let a caller in again: lift every block, close every finding held against it. Recorded in the log."""
-    lifted = lift_blocks(log, log_signers(log), _kind(address), who, reason, _account())
+    signers = log_signers(log)
+    with _keys(log, place, master) as keys:
+        lifted = lift_blocks(log, signers, _kind(address), who, reason, _account(), keys=keys)
     if as_json:
         print_json({"lifted": [_told(one) for one in lifted]})
     else:
@@ -76,16 +104,44 @@ def rebuild_command(log: LOG, as_json: JSON = False) -> None:
     _print(rebuild(log).entries, as_json)
 
 
-def _print(entries: tuple[Entry, ...], as_json: bool) -> None:
+@contextmanager
+def _keys(log: Place, place: str | None, master: str | None) -> Iterator[SubjectKeys | None]:
+    """The persons' keys, where the log has any: then nobody may be named in clear, so they must open."""
+    if place is None and not subject_keys_of(log).exists():
+        yield None
+        return
+    origin = origin_of(log)
+    opened = open_master(master or default_master(log), origin)
+    with as_owner(log), closing(open_keys(place or str(subject_keys_of(log)), origin, opened)) as keys:
+        yield keys
+
+
+def _unnamed(log: Place, entries: tuple[Entry, ...], place: str | None, master: str | None) -> set[str]:
+    """The tokens of which the keys here do not say whom they stand for: a service with these keys blocks nobody."""
+    tokens = {token for one in entries if (token := token_of(one.who)) is not None}
+    if not tokens:
+        return set()
+    try:
+        with _keys(log, place, master) as keys:
+            return {token for token in tokens if keys is None or keys.named(token) is None}
+    except (SubjectKeysError, ConfigError) as problem:
+        err.print(f"not known here whom the tokens stand for: {shown(str(problem))}", style="yellow", soft_wrap=True)
+        return set()
+
+
+def _print(entries: tuple[Entry, ...], as_json: bool, unnamed: Collection[str] = ()) -> None:
+    absent = [token_of(one.who) in unnamed for one in entries]
     if as_json:
-        print_json({"entries": [_told(one) for one in entries]})
+        marks = [{"in_force_here": False} if away else {} for away in absent]
+        print_json({"entries": [{**_told(one), **mark} for one, mark in zip(entries, marks, strict=True)]})
         return
     if not entries:
         out.print("nobody is blocked or flagged")
         return
     listing = table(None, "caller", "kind", "is", "until", "rule", "finding")
-    for one in entries:
-        row(listing, one.who, one.kind, "blocked" if one.block else "flagged", _time(one), one.rule, one.finding_id)
+    for one, away in zip(entries, absent, strict=True):
+        what = ("blocked" if one.block else "flagged") + (", not in force here" if away else "")
+        row(listing, one.who, one.kind, what, _time(one), one.rule, one.finding_id)
     out.print(listing)
 
 

@@ -118,7 +118,7 @@ def _print_table(found: Iterator[Finding], known: Rules) -> int:
     if listing.row_count:
         out.print(listing)
     alone = sum(rule.alone for rule in known.rules)
-    out.print(f"{listing.row_count} findings by {alone} rules")
+    out.print(f"{listing.row_count} finding{'' if listing.row_count == 1 else 's'} by {alone} rules")
     return listing.row_count
 
 

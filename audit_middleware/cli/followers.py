@@ -12,11 +12,13 @@ import typer
 from ..errors import AuditError
 from ..evidence.control import ControlWriter, as_owner, statement, write_control
 from ..evidence.delivering import either, make_team, prepare_state, reset, status, team_lock
+from ..evidence.persons import persons_of
 from ..evidence.replaying import dead_letters, replay_dead_letters
 from ..followers.config import FollowersConfig, load_followers
-from ..stores.opening import open_log, origin_of
+from ..stores.opening import open_log, origin_of, subject_keys_of
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, err, fail, out, print_json, row, shown, table
+from .persons import MASTER, PLACE, default_master
 from .reading import log_signers, reading
 from .signals import stop_on_signals
 
@@ -52,6 +54,8 @@ def follow(
     policy: POLICY = None,
     interval: Annotated[float, typer.Option(min=0.01, help="Seconds between two looks at a quiet log.")] = 0.5,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration and the cursors.")] = False,
+    place: PLACE = None,
+    master: MASTER = None,
 ) -> None:
     """Take the log's records to the destinations of a configuration, until SIGTERM or Ctrl-C."""
     found = load_configured(config, policy)
@@ -67,7 +71,8 @@ def follow(
     with as_owner(log):
         state = prepare_state(log, found)
         with team_lock(log, found, state) as lost, either(stop, lost) as end:
-            team = make_team(log, found, state, lambda: log_signers(log), interval)
+            persons = persons_of(place or str(subject_keys_of(log)), master or default_master(log))
+            team = make_team(log, found, state, lambda: log_signers(log), interval, persons=persons)
             team.check()
             out.print(f"following {log} with {len(found.followers)} followers")
             team.run(end)
@@ -164,6 +169,8 @@ def replay_command(
     follower: FOLLOWER,
     config: WRITTEN,
     index: Annotated[list[int] | None, typer.Option(help="Only the letter of this entry; may be repeated.")] = None,
+    place: PLACE = None,
+    master: MASTER = None,
 ) -> None:
     """Send a follower's dead letters again; what arrives leaves the file. Recorded in the log. Exit 1 if some stay."""
     found = load_followers(config)
@@ -171,7 +178,8 @@ def replay_command(
     with as_owner(log):
         state = prepare_state(log, found)
         with team_lock(log, found, state):
-            done = replay_dead_letters(log, found, state, follower, lambda: log_signers(log), index or ())
+            persons = persons_of(place or str(subject_keys_of(log)), master or default_master(log))
+            done = replay_dead_letters(log, found, state, follower, lambda: log_signers(log), index or (), persons)
     for number, why in done.rejected.items():
         err.print(f"{follower}: entry {number} was rejected again: {shown(why)}", style="yellow")
     out.print(f"{follower}: {len(done.delivered)} delivered, {len(done.rejected)} rejected again, {done.left} not sent")

@@ -1,4 +1,5 @@
-"""The list of who is blocked or flagged, as a file beside the log: ``LOG/.state/blocks.json``.
+"""The list of who is blocked or flagged, beside the log: the file ``LOG/.state/blocks.json`` of a journal, or a row of
+the database, which all hosts share (`sheet`).
 
 ::
 
@@ -6,10 +7,10 @@
      "block": true, "since_ns": n, "until_ns": n}], "lifted": [{"finding_id": ..., "until_ns": n}]}
 
 It is derived: every block is a record of the log first (`audit.finding`, `audit.block_added`, `audit.block_lifted`), so
-the list can be made anew from the log. Whoever changes it holds a lock, reads it, and replaces it as a whole; whoever
-reads it takes no lock. *If we die before the replacement*: the old list, and a record of the log that says more; the
-follower looks for such records when it starts. A block that was lifted stays noted until it would have ended, so that a
-finding that is found once more does not bring it back.
+the list can be made anew from the log. Whoever changes it reads it and replaces it as a whole, under a lock, or unless
+somebody else was first; whoever reads it takes no lock. *If we die before the replacement*: the old list, and a record
+of the log that says more; the follower looks for such records when it starts. A block that was lifted stays noted until
+it would have ended, so that a finding that is found once more does not bring it back.
 
 It is bounded in entries and bytes. Where there is no room, what changes nothing gives way first: another block of a
 caller whose last one ends later. Or one caller's storm would let all others in. Then flags give way before blocks, and
@@ -21,42 +22,35 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
-import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import BlocksError, StoreError
+from ..errors import BlocksError, Overtaken
 from ..pipeline.blocks import Entry, Kind
-from ..stores.filesystem import replace_file
 from ..stores.layout import Layout
-from ..stores.lock import ProcessLock
-from ..stores.opening import Place, folder_of, state_of
+from ..stores.opening import Place, Store, folder_of, shared_shelf, state_of
+from ..stores.shelf import SharedShelf
+from .sheet import MAX_BYTES, File, Row, Sheet, Signature, Unfit
 
-__all__ = ["LONGEST_S", "MAX_BYTES", "MAX_ENTRIES", "BlockList", "Listing", "Signature"]
+__all__ = ["LONGEST_S", "MAX_BYTES", "MAX_ENTRIES", "BlockList", "Listing", "Signature", "list_beside"]
 
 FORMAT = 1
 MAX_ENTRIES = 4_096
-MAX_BYTES = 16 * 2**20
 LONGEST_S = 30 * 86_400
 """The longest block, in seconds."""
 
 _TEXT = 1_024  # characters of any text in an entry
 _LATEST = 2**63
-_PATIENCE = 10.0
-_NONE = (-1, -1, -1, -1)
-
-Signature = tuple[int, int, int, int]
-"""Device, inode, size, and nanoseconds of the last change of a file, also of its mode; of no file all are -1."""
+_TRIES = 20
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What stands in the file. ``lifted``: ids of findings that were lifted, each with when it would have ended."""
+    """What stands there. ``lifted``: ids of findings that were lifted, each with when it would have ended."""
 
     entries: tuple[Entry, ...] = ()
     lifted: tuple[tuple[str, int], ...] = ()
@@ -93,33 +87,51 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class BlockList:
-    """The list of one log."""
+    """The list of one log.
+
+    Attributes:
+        log: Which.
+        origin: Its name.
+        shared: Where it stands, of a log in a database.
+    """
 
     log: Place
     origin: str
 
+    shared: SharedShelf | None = field(default=None, compare=False, repr=False)
+
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file of a journal's list."""
         return Layout(folder_of(self.log)).state / "blocks.json"
 
+    @property
+    def place(self) -> str:
+        """What it is called in messages."""
+        return self._sheet.shown
+
+    @property
+    def _sheet(self) -> Sheet:
+        return File(self.path) if self.shared is None else Row(self.shared)
+
     def there(self) -> bool:
-        """Is there a file? There is none before the first block, and none that was lost."""
-        return os.path.lexists(self.path)
+        """Does it stand somewhere? Not before the first block, nor when it was lost. Raises `StoreError`."""
+        return self._sheet.there()
 
     def signature(self) -> Signature:
-        """Changes whenever the file is replaced. Raises `OSError`."""
-        try:
-            found = self.path.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return _NONE
-        return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+        """Changes whenever the list is replaced. Raises `OSError`, `StoreError`."""
+        return self._sheet.signature()
+
+    def close(self) -> None:
+        """Releases a connection; the next call makes another."""
+        self._sheet.close()
 
     def read(self, *, there: bool = False) -> Listing:
-        """What stands in the file; an empty list where there is none, unless it must be ``there``.
+        """What stands there; an empty list where there is none, unless it must be ``there``.
 
         Raises:
             BlocksError: It cannot be read, is damaged or another log's, or others than its owner may write it.
+            StoreError: The log's database cannot be asked.
         """
         try:
             data = self._bytes()
@@ -127,6 +139,8 @@ class BlockList:
             if there:
                 raise self._wrong("has disappeared") from None
             return Listing()
+        except Unfit as problem:
+            raise self._wrong(str(problem)) from None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self._wrong("is a link") from error
@@ -155,13 +169,16 @@ class BlockList:
         Raises:
             BlocksError, StoreError: It cannot be read or written.
         """
-        state_of(self.log)
-        lock = ProcessLock(self.path.with_name("blocks.lock"))
-        try:
-            with lock.held(_PATIENCE):
-                return self._changed(how, now_ns, anew, lost)
-        finally:
-            lock.forget()  # changes are rare: no descriptor stays open for the next one
+        if self.shared is None:
+            state_of(self.log)
+        for last in (False,) * _TRIES + (True,):
+            try:
+                with self._sheet.held():
+                    return self._changed(how, now_ns, anew, lost)
+            except Overtaken:  # somebody else has changed it since it was read: change what there is now
+                if last:
+                    raise
+        raise AssertionError
 
     def _changed(self, how: Callable[[Listing], Listing], now_ns: int, anew: bool, lost: Listing | None) -> Listing:
         before = Listing() if anew else self.read()
@@ -170,25 +187,11 @@ class BlockList:
             return after
         data = self._encoded(after)
         self._parsed(data)  # nothing is written that could not be read
-        try:
-            replace_file(self.path, data)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self._sheet.replace(data)
         return after
 
     def _bytes(self) -> bytes:
-        # Not blocking: whoever put a pipe here must not hold up a start.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise self._wrong("is not a regular file")
-            if found.st_mode & 0o022:
-                raise self._wrong(f"may be written by others than its owner (mode {stat.S_IMODE(found.st_mode):o})")
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise self._wrong(f"is larger than {MAX_BYTES} bytes")
-        return data
+        return self._sheet.data()
 
     def _encoded(self, listing: Listing) -> bytes:
         values = {
@@ -201,7 +204,12 @@ class BlockList:
 
     def _wrong(self, what: str) -> BlocksError:
         remedy = f"make it anew from the log: audit-middleware blocks rebuild {self.log}"
-        return BlocksError(f"{self.path}: {what}; {remedy}")
+        return BlocksError(f"{self.place}: {what}; {remedy}")
+
+
+def list_beside(log: Place, store: Store) -> BlockList:
+    """The list of a log that is open as ``store``; in a database it shares the connection that this one reads by."""
+    return BlockList(log, store.origin, shared_shelf(store))
 
 
 def _by_weight(entries: list[Entry]) -> list[Entry]:

@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..formats.facts import micros
 from ..formats.text import canonical
 from ..model import ANONYMOUS, SCHEMA_VERSION, Record
+from ..persons import pseudonym
 from .condition import decided
 from .fields import View, rfc3339
 from .finding import Finding, finding_id
@@ -307,7 +308,7 @@ def _user(rule: Rule, record: Mapping[str, Any] | None) -> str | None:
     """Who did it: whoever asked for the last record of the evidence, where the group is one user."""
     if record is None or not rule.users or record["kind"] == "control" or record["subject"]["type"] == ANONYMOUS:
         return None
-    return str(record["user_id"])
+    return str(pseudonym(record["user_id"]))
 
 
 def _dimension(rule: Rule) -> str:

@@ -4,7 +4,9 @@
 the exported document. The document is made only where a rule asks for a field that has no shortcut; a test holds both
 together. ``audit``: the record's own names, dotted.
 
-A field that is ``null``, or an empty text, list or mapping, is absent, as in the exported document.
+A field that is ``null``, or an empty text, list or mapping, is absent, as in the exported document. So is what is
+sealed or committed to, because it is another text in each record; but who or what somebody is (user, resource, tenant,
+session) is then known by its token, and a token is a value like any other.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from pydantic import BaseModel
 from ..formats import ecs
 from ..formats.facts import LEVELS, address
 from ..model import Record
+from ..persons import pseudonym, token_of
+from ..privacy.outgoing import NAMING, SEALED, outgoing
+from ..privacy.sealed import place_of
 
 __all__ = ["ECS", "Field", "Taxonomy", "View", "field", "known_names"]
 
@@ -30,19 +35,25 @@ _OUTCOMES = {None: "unknown", "success": "success"}
 class View:
     """One record, and its fields by name."""
 
-    __slots__ = ("_document", "groups", "record")
+    __slots__ = ("_document", "covered", "groups", "record")
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         self.record = record
         self.groups: dict[tuple[str, ...], tuple[str, ...] | None] = {}
+        self.covered = False
+        """Does the document lack something that is sealed? Known when it was made."""
         self._document: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The record in the Elastic Common Schema, made once."""
         if self._document is None:
-            self._document = ecs.document(self.record)
+            shown = outgoing(self.record)
+            self.covered = shown != self.record
+            self._document = ecs.document(shown)
         return self._document
 
+
+_HIDDEN: Final = frozenset((SEALED, f'"{SEALED}"'))  # the second where the document has JSON as text
 
 Get = Callable[[View], Any]
 
@@ -72,6 +83,35 @@ def field(taxonomy: Taxonomy, name: str) -> Field | None:
 def known_names(taxonomy: Taxonomy) -> tuple[str, ...]:
     """Names to suggest; below some of ``audit`` there are more, of any name."""
     return ECS if taxonomy == "ecs" else _own_names()
+
+
+def _naming(get: Get) -> Get:
+    """Of who or what somebody is the token, where it is sealed."""
+
+    def named(view: View) -> Any:
+        value = get(view)
+        return pseudonym(value) if isinstance(value, str) else value
+
+    return named
+
+
+def _readable(get: Get) -> Get:
+    """Nothing of what is sealed or committed to."""
+
+    def read(view: View) -> Any:
+        value = get(view)
+        if isinstance(value, str):
+            return value if value[:1] not in ("s", "c") or place_of(value) is None else None
+        if isinstance(value, list):
+            return _none_if_empty([one for one in value if not _is_hidden(one)])
+        return None if _is_hidden(value) else value
+
+    return read
+
+
+def _is_hidden(value: Any) -> bool:
+    mark = place_of(value)
+    return mark is not None and mark.kind != "token"
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -126,11 +166,17 @@ _KEYS: Final = frozenset(
     ("event.action", "event.code", "event.severity", "event.outcome", _OURS + "kind", _OURS + "outcome",
      _OURS + "severity", _OURS + "decision.effect", _OURS + "subject.type")
 )  # fmt: skip
+_NAMED: Final = frozenset((_OURS + "resource.id", _OURS + "subject.session", "organization.id", "user.id", "user.name"))
+_STANDING: Final = frozenset(
+    ("@timestamp", "event.created", "event.id", "event.sequence", "http.response.status_code", "service.name",
+     "service.node.name")
+)  # fmt: skip
+"""What can never be sealed."""
 
 
 def _ip(view: View) -> str | None:
     text = view.record["initiator_ip"]
-    return None if address(text) is None else str(text)
+    return None if address(text) is None and token_of(text) is None else str(text)
 
 
 _SHORTCUTS: Final[Mapping[str, Get]] = {
@@ -171,7 +217,12 @@ _SHORTCUTS: Final[Mapping[str, Get]] = {
 def _ecs_field(name: str) -> Field | None:
     if name not in ECS:
         return None
-    return Field(name, _SHORTCUTS.get(name) or _in_document(name), name in _KEYS, name in _LISTS)
+    get = _SHORTCUTS.get(name)
+    if get is None:
+        return Field(name, _in_document(name), name in _KEYS, name in _LISTS)
+    if name not in _KEYS and name not in _STANDING:
+        get = _naming(get) if name in _NAMED else _readable(get)
+    return Field(name, get, name in _KEYS, name in _LISTS)
 
 
 def _in_document(name: str) -> Get:
@@ -183,7 +234,9 @@ def _in_document(name: str) -> Get:
             value = value.get(part)
             if value is None:
                 return None
-        return value
+        if view.covered and isinstance(value, list):
+            return _none_if_empty([one for one in value if one not in _HIDDEN])
+        return None if view.covered and isinstance(value, str) and value in _HIDDEN else value
 
     return get
 
@@ -198,9 +251,11 @@ def _own_field(name: str) -> Field | None:
     found = _walk(Record, parts)
     if found is None:
         return None
+    cover = _naming if tuple(parts) in NAMING else _readable
     if len(parts) <= 2 and found == "scalar" and not _optional_part(parts[0]):
-        return Field(name, _path(*parts), name in _OWN_KEYS)
-    return Field(name, lambda view: _none_if_empty(_dig(view.record, parts)), many=found == "list")
+        get = _path(*parts)
+        return Field(name, get if name in _OWN_KEYS else cover(get), name in _OWN_KEYS)
+    return Field(name, cover(lambda view: _none_if_empty(_dig(view.record, parts))), many=found == "list")
 
 
 def _optional_part(name: str) -> bool:

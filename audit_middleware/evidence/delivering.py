@@ -1,6 +1,6 @@
 """Followers at work on one log, inside a service or as a process of their own, and what stands about them in files.
 
-Here and not among the followers, because it composes rooms that do not know one another: the followers, the journal,
+Here and not among the followers, because it composes rooms that do not know one another: the followers, the log,
 and the control records that say what could not be delivered.
 
 The holder of a lock beside the cursors does the work, all followers of a configuration together; other processes stand
@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -23,18 +22,20 @@ from ..detectors.finding import LEVELS
 from ..detectors.orders import FINDING
 from ..errors import FollowerError, LogUnavailable
 from ..followers.config import FollowersConfig, FollowerSpec
-from ..followers.cursor import CursorFile, position_at
+from ..followers.cursor import Cursor, position_at
 from ..followers.deadletters import DeadLetters
 from ..followers.notify.keeping import forget
 from ..followers.notify.rules import NOTIFIED
-from ..followers.runner import age
+from ..followers.runner import age, problem_name
+from ..followers.showing import OpenPersons
 from ..followers.sink import Tell
 from ..followers.team import Team
 from ..model import Json, Severity
 from ..protocols import LogStore, Signer
 from ..stores.filesystem import make_directory
 from ..stores.lock import ProcessLock
-from ..stores.opening import Place, Store, elected, open_log
+from ..stores.opening import Place, Store, elected, open_log, open_shelf
+from ..stores.shelf import Folder, Shelf
 from .control import ControlWriter, statement, write_control
 from .follow import Elected
 
@@ -53,9 +54,16 @@ class Delivering(Elected):
     name = "followers"
     _what = "following"
 
-    def __init__(self, log: Place, config: FollowersConfig, signers: Signers, interval_s: float = _INTERVAL) -> None:
+    def __init__(
+        self,
+        log: Place,
+        config: FollowersConfig,
+        signers: Signers,
+        interval_s: float = _INTERVAL,
+        persons: OpenPersons | None = None,
+    ) -> None:
         """Makes the directory of the state; starts nothing."""
-        self._config, self._signers = config, signers
+        self._config, self._signers, self._persons = config, signers, persons
         self._team: Team | None = None
         self._state = prepare_state(log, config)
         self._now: int | None = None
@@ -73,7 +81,9 @@ class Delivering(Elected):
         return {**super().state(), "size": min(places) if places else None, "followers": found}
 
     def _lead(self) -> None:
-        self._team = team = make_team(self._path, self._config, self._state, self._signers, self._interval, self._now)
+        self._team = team = make_team(
+            self._path, self._config, self._state, self._signers, self._interval, self._now, self._persons
+        )
         self._done(0)
         with either(self._stop, self._lost) as stop:
             team.run(stop)
@@ -106,9 +116,8 @@ def state_lock(state: Path) -> ProcessLock:
 
 
 def team_lock(log: Place, config: FollowersConfig, state: Path) -> AbstractContextManager[threading.Event]:
-    """The same among all hosts that share a log in a database, for the followers of these names; see `elected`."""
-    names = "\0".join(sorted(spec.name for spec in config.followers))
-    return elected(log, state_lock(state), f"followers {sha256(names.encode()).hexdigest()[:16]}")
+    """The same among all hosts that share a log in a database, for each of these followers; see `elected`."""
+    return elected(log, state_lock(state), *(f"follower {spec.name}" for spec in config.followers))
 
 
 @contextmanager
@@ -137,13 +146,29 @@ def make_team(
     signers: Signers,
     interval: float = _INTERVAL,
     now: int | None = None,
+    persons: OpenPersons | None = None,
 ) -> Team:
-    """The followers, ready to run; the caller holds the lock. ``now``: see `Follower`."""
+    """The followers, ready to run; the caller holds the lock. ``now`` and ``persons``: see `Follower`."""
 
     def open_store() -> Store:
         return open_log(log)
 
-    return Team(config, open_store, state, control_teller(log, signers), interval=interval, now=now, log=log)
+    return Team(
+        config,
+        open_store,
+        state,
+        control_teller(log, signers),
+        interval=interval,
+        now=now,
+        log=log,
+        shelf=lambda store: shelf_of(store, config, state),
+        persons=persons,
+    )
+
+
+def shelf_of(store: Store, config: FollowersConfig, state: Path) -> Shelf:
+    """Where the followers keep their places: in the log's database, unless the configuration names a folder."""
+    return Folder(state) if config.state is not None else open_shelf(store, state, "followers/")
 
 
 def control_teller(log: Place, signers: Signers) -> Tell:
@@ -172,7 +197,7 @@ def _severity(action: str, extra: Mapping[str, Json]) -> Severity:
     return next((severity for level, severity in LEVELS.items() if level == extra.get("level")), "high")
 
 
-def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, index: int) -> int:
+def reset(store: Store, config: FollowersConfig, state: Path, name: str, index: int) -> int:
     """Puts a follower's cursor before entry ``index``; the caller holds the lock. Returns the index it stood at.
 
     Raises:
@@ -181,14 +206,15 @@ def reset(store: LogStore, config: FollowersConfig, state: Path, name: str, inde
     follower_named(config, name)
     if not store.base.size <= index <= store.head().size:
         raise FollowerError(f"the log has entries {store.base.size} to {store.head().size - 1}: {index} is not there")
-    file = CursorFile(state / f"{name}.json", store.origin)
+    shelf = shelf_of(store, config, state)
+    cursor = Cursor(shelf, name, store.origin)
     try:
-        before = file.read()
+        before = cursor.read()
     except FollowerError as problem:  # that it cannot be used is why it is being reset
         _log.warning("%s", problem)
         before = None
-    forget(state, name)
-    file.write(position_at(store, index))
+    forget(shelf, name)
+    cursor.write(position_at(store, index))
     return before[0] if before else 0
 
 
@@ -202,30 +228,33 @@ def follower_named(config: FollowersConfig, name: str) -> FollowerSpec:
 
 
 def status(log: Place, config: FollowersConfig, now_ns: int | None = None) -> list[dict[str, Json]]:
-    """What stands in the files about each follower: cursor, lag, trouble, dead letters. Writes nothing."""
-    state = config.state_in(log)
+    """What is kept about each follower: cursor, lag, trouble, dead letters. Writes nothing."""
+    state, now = config.state_in(log), time.time_ns() if now_ns is None else now_ns
     with closing(open_log(log)) as store:
-        return [_status(store, state, spec, time.time_ns() if now_ns is None else now_ns) for spec in config.followers]
+        shelf = shelf_of(store, config, state)
+        return [_status(store, state, shelf, spec, now) for spec in config.followers]
 
 
-def _status(store: LogStore, state: Path, spec: FollowerSpec, now_ns: int) -> dict[str, Json]:
-    file = CursorFile(state / f"{spec.name}.json", store.origin)
+def _status(store: LogStore, state: Path, shelf: Shelf, spec: FollowerSpec, now_ns: int) -> dict[str, Json]:
+    cursor = Cursor(shelf, spec.name, store.origin)
     size = store.head().size
     told: dict[str, Json] = {"follower": spec.name, "type": spec.type, "state": "new", "next": None, "size": size}
     told |= {"lag": None, "lag_s": None, "dead_letters": DeadLetters(state / f"{spec.name}.dead.jsonl").count()}
     told |= {"problem": None, "failures": 0, "problem_at": None}
     try:
-        position = file.read()
+        position = cursor.read()
         if position is None:
             return told
         told |= {"next": position[0], "lag": max(0, size - position[0])}
-        file.check(store, position)
+        cursor.check(store, position)
     except FollowerError as problem:
         return told | {"state": "refused", "problem": str(problem)}
     told |= {"state": "current" if position[0] == size else "behind", "lag_s": _waiting(store, position[0], now_ns)}
     try:
-        trouble = msgspec.json.decode((state / f"{spec.name}.problem.json").read_bytes())
-    except (OSError, msgspec.DecodeError):  # there is none, or it was being replaced
+        trouble = msgspec.json.decode(shelf.read(problem_name(spec.name)) or b"null")
+    except (OSError, msgspec.DecodeError):
+        return told
+    if trouble is None:
         return told
     return told | {
         "state": "failing", "problem": trouble.get("problem"), "failures": trouble.get("failures"),

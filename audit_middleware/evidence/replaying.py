@@ -11,8 +11,9 @@ from ..errors import AuditError, FollowerError
 from ..followers.config import FollowersConfig
 from ..followers.deadletters import DeadLetters, Letter
 from ..followers.replay import Replayed, replay
+from ..followers.showing import OpenPersons
 from ..stores.opening import Place, open_log
-from .delivering import Signers, control_teller, follower_named
+from .delivering import Signers, control_teller, follower_named, shelf_of
 
 REPLAYED = "audit.dead_letters_replayed"
 _LISTED = 32
@@ -27,7 +28,13 @@ def dead_letters(log: Place, config: FollowersConfig, name: str) -> list[Letter]
 
 
 def replay_dead_letters(
-    log: Place, config: FollowersConfig, state: Path, name: str, signers: Signers, indexes: Collection[int] = ()
+    log: Place,
+    config: FollowersConfig,
+    state: Path,
+    name: str,
+    signers: Signers,
+    indexes: Collection[int] = (),
+    persons: OpenPersons | None = None,
 ) -> Replayed:
     """Sends them again; the caller holds the lock. Where the log cannot be written, the application's log says it.
 
@@ -51,6 +58,8 @@ def replay_dead_letters(
 
     with closing(open_log(log)) as store:
         try:
-            return replay(spec, store, state, tell, report, indexes)
+            return replay(
+                spec, store, state, tell, report, indexes, kept=shelf_of(store, config, state), persons=persons
+            )
         except OSError as problem:
             raise FollowerError(f"{problem.filename or state}: {problem.strerror}") from problem

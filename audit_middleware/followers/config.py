@@ -20,10 +20,12 @@ from ..policy.document import MAX_BYTES, Node, Pair, compose, decode
 from ..policy.evaluate import Policy
 from ..policy.findings import Findings, join
 from ..policy.reader import Reader
+from ..protocols import LogStore
 from ..stores.opening import Place, folder_of
 from .secrets import fetch
 from .selection import EFFECTS, OUTCOMES, SEVERITIES, Selecting, Selection
-from .sink import Destination
+from .showing import OpenPersons, Personal, Showing
+from .sink import Destination, Tell
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NOTIFY = "notify-"
@@ -35,7 +37,7 @@ Choice = TypeVar("Choice", bound=str)
 
 @dataclass(frozen=True, slots=True)
 class FollowerSpec:
-    """One follower as configured. ``batch`` is in records, the pauses in seconds."""
+    """One follower as configured. ``batch`` is in records, the pauses in seconds; for ``personal`` see `showing`."""
 
     name: str
     type: str
@@ -45,6 +47,12 @@ class FollowerSpec:
     batch: int = 500
     first_pause: float = 1.0
     longest_pause: float = 300.0
+    personal: Personal = "tokens"
+    because: str | None = None
+
+    def showing(self, store: LogStore, tell: Tell, persons: OpenPersons | None) -> Showing:
+        """What makes of entries what this follower's destination may see."""
+        return Showing(self.name, self.personal, self.because, store, tell, persons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +222,9 @@ def _follower(reader: SecretReader, node: Node, path: str) -> FollowerSpec | Non
     kind = reader.choice(pairs["type"].value, join(path, "type"), tuple(TYPES), "")
     if not kind:
         return None
-    keys, read = TYPES[kind]
-    reader.table(node, path, (*_COMMON, *keys))
+    keys, read, text = TYPES[kind]
+    inside = text is None  # nothing leaves for another system
+    reader.table(node, path, (*_COMMON, *(() if inside else ("personal", "because")), *keys))
     options = Options(reader, pairs, path, node.line)
     name = options.text("name")
     if not NAME.fullmatch(name):
@@ -236,7 +245,29 @@ def _follower(reader: SecretReader, node: Node, path: str) -> FollowerSpec | Non
         batch=options.integer("batch", 500, 1, 5_000),
         first_pause=pause.integer("first", 1_000, 10, 600_000) / 1000,
         longest_pause=pause.integer("longest", 300_000, 10, 86_400_000) / 1000,
+        personal="sealed" if text is None else _personal(options, own=text.chosen(options)),
+        because=None if inside else read_because(options),
     )
+
+
+def _personal(options: Options, *, own: bool) -> Personal:
+    """``own``: the destination gets the log's own text, in which ciphertexts stay what they are."""
+    known: tuple[Personal, ...] = ("tokens", "sealed", "open")
+    otherwise: Personal = "sealed" if own else "tokens"
+    found = options.choice("personal", known, otherwise)
+    if found == "sealed" and not own:
+        options.finding("personal", "sealed is the log's own text: it goes with jsonl (of a webhook: whole) alone")
+    return found
+
+
+def read_because(options: Options) -> str | None:
+    """Why personal data is opened: to be given where it is, and only there."""
+    opens = options.given("personal") and options.text("personal") == "open"
+    if opens and not options.text("because").strip():
+        options.finding("because", "says why personal data is opened; it goes into the log")
+    elif options.given("because") and not opens:
+        options.finding("because", "says why personal data is opened: it goes with personal: open")
+    return options.text("because") if opens else None
 
 
 def read_selection(

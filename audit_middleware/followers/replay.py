@@ -20,10 +20,12 @@ import msgspec
 
 from ..errors import FollowerError
 from ..protocols import Clock, LogStore
+from ..stores.shelf import Shelf
 from .config import FollowerSpec
-from .cursor import CursorFile
+from .cursor import Cursor
 from .deadletters import DeadLetters, Letter
 from .runner import BATCH_BYTES
+from .showing import OpenPersons, Showing
 from .sink import Item, Sent, Sink, Tell, Way
 
 
@@ -49,9 +51,12 @@ def replay(
     report: Report,
     indexes: Collection[int] = (),
     *,
+    kept: Shelf | None = None,
     clock: Clock = time.time_ns,
+    persons: OpenPersons | None = None,
 ) -> Replayed:
     """Sends a follower's dead letters again: those of these indexes, or all. The caller holds the followers' lock.
+    ``persons``: see `Follower`.
 
     Raises:
         FollowerError: There is no such letter, the file or a letter is not what was written, or the log is another one;
@@ -61,16 +66,19 @@ def replay(
     dead = DeadLetters(state / f"{spec.name}.dead.jsonl")
     letters = dead.read()
     wanted = _wanted(letters, indexes, dead.path)
-    CursorFile(state / f"{spec.name}.json", store.origin).read()  # refuses the state of another log
+    way = Way(store.origin, spec.name, state, tell, clock, replay=True, kept=kept)
+    Cursor(way.shelf, spec.name, store.origin).read()  # refuses the state of another log
     for letter in wanted:
         _compare(store, letter, dead.path)
     told = Replayed(left=len(wanted))
     if not wanted:
         return told
-    sink = spec.destination.open(Way(store.origin, spec.name, state, tell, clock, replay=True))
+    showing = spec.showing(store, tell, persons)
+    sink = spec.destination.open(way)
     try:
         while wanted and told.problem is None:
-            batch = _batch(wanted, spec.batch)
+            showing.begin()
+            batch = _batch(wanted, spec.batch, showing)
             sent = _send(sink, batch)
             done, told.problem = batch[: sent.settled], sent.retry
             if done:
@@ -84,6 +92,7 @@ def replay(
             wanted = wanted[len(done) :]
             told.left = len(wanted)
     finally:
+        showing.close()
         sink.close()
     return told
 
@@ -108,13 +117,13 @@ def _compare(store: LogStore, letter: Letter, path: Path) -> None:
             raise FollowerError(f"{path}: what it holds of entry {letter.index} is not the log's: it was changed")
 
 
-def _batch(letters: Sequence[Letter], most: int) -> list[Item]:
+def _batch(letters: Sequence[Letter], most: int, showing: Showing) -> list[Item]:
     items, weight = list[Item](), 0
     for letter in letters[:most]:
         weight += len(letter.record)
         if items and weight > BATCH_BYTES:
             break
-        items.append(letter.item)
+        items.append(showing.item(letter.index, bytes(letter.record)))
     return items
 
 

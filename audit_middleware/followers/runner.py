@@ -24,16 +24,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import AuditError, FollowerError
+from ..errors import AuditError, FollowerError, Overtaken, StoreError
 from ..ledger.tree import leaf_hash
 from ..model import Json
 from ..protocols import Clock, LogStore
-from ..stores.filesystem import replace_file
 from ..stores.opening import Place
+from ..stores.shelf import Shelf
+from ..stores.waiting import Polling, Watch
 from . import metrics
 from .config import FollowerSpec
-from .cursor import CursorFile, Position, position_at
+from .cursor import Cursor, Position, position_at
 from .deadletters import DeadLetters
+from .showing import OpenPersons
 from .sink import Item, Sink, Tell, Way
 
 BATCH_BYTES = 4 * 2**20
@@ -81,36 +83,42 @@ class Follower:
         grace: float = 5.0,
         log: Place | None = None,
         now: int | None = None,
+        kept: Shelf | None = None,
+        watch: Watch | None = None,
+        persons: OpenPersons | None = None,
     ) -> None:
         """``state`` is an existing directory; ``interval`` the seconds between two looks at a quiet log; ``grace``
         how long it may go on, to come to the end of the log, after it was told to stop; ``log`` is its directory;
         ``now`` the index at which the very first start with ``start: now`` begins, if not at the log's end of that
-        moment."""
+        moment; ``kept`` is where it keeps its place, default: files in ``state``; ``watch`` makes it look sooner;
+        ``persons`` opens the persons' keys, where that is configured."""
         self.spec = spec
         self.attributes = {"audit.follower.name": spec.name, "audit.log.origin": store.origin}
         self._store, self._tell, self._clock = store, tell, clock
-        self._way = Way(store.origin, spec.name, state, tell, clock, log=log)
+        self._showing = spec.showing(store, tell, persons)
+        self._way = Way(store.origin, spec.name, state, tell, clock, log=log, kept=kept, named=self._showing.named)
+        self._watch = watch or Polling()
         self._dice = dice or random.Random()  # noqa: S311 - jitter
         self._interval, self._grace, self._now = interval, grace, now
-        self._file = CursorFile(state / f"{spec.name}.json", store.origin)
+        self._cursor = Cursor(self._way.shelf, spec.name, store.origin)
         self._dead = DeadLetters(state / f"{spec.name}.dead.jsonl")
-        self._trouble = state / f"{spec.name}.problem.json"
         self._position: Position | None = None
         self._sink: Sink | None = None
         self._oldest: str | None = None
         self._failures = 0
+        self._told_problem = True  # perhaps, by whoever was here before
         self.problem: str | None = None
 
     def check(self) -> None:
         """Takes up the cursor, or makes it at the first start. Raises `FollowerError`, `StoreError`."""
-        position = self._file.read()
+        position = self._cursor.read()
         if position is None:
             base, end = self._store.base.size, self._store.head().size
             now = end if self._now is None else max(base, min(self._now, end))
             begin = base if self.spec.start == "beginning" else now
             position = position_at(self._store, begin)
-            self._file.write(position)
-        self._file.check(self._store, position)
+            self._cursor.write(position)
+        self._cursor.check(self._store, position)
         self._position = position
 
     def run(self, stop: threading.Event) -> None:
@@ -122,9 +130,13 @@ class Follower:
                 pause = self._round(stop)
                 if stopping:
                     return
-                stop.wait(pause)
+                if self._failures:
+                    stop.wait(pause)  # not sooner, however many entries come
+                else:
+                    self._watch.wait(stop, pause)
         finally:
             metrics.running.discard(self)
+            self._watch.close()
             self._close()
 
     def lag(self) -> tuple[int, float]:
@@ -149,6 +161,9 @@ class Follower:
             if self._position is None or self._failures:
                 self.check()  # after a failure again: the log may have been replaced under our feet
             self._catch_up(stop)
+        except Overtaken as problem:
+            self._close()  # what the destination keeps may have been overtaken, too: it is read again
+            return self._failed(str(problem))
         except _Later as later:
             return self._failed(str(later), later.after)
         except (AuditError, OSError) as error:
@@ -164,7 +179,7 @@ class Follower:
         position = self._skip_pruned()
         size = self._store.head().size
         if position[0] > size:
-            self._file.check(self._store, position)
+            self._cursor.check(self._store, position)
         ends: float | None = None
         for batch in self._batches(position[0], size):
             self._deliver(batch)
@@ -197,8 +212,8 @@ class Follower:
             for index, entry in enumerate(frame.entries, frame.first):
                 if not start <= index < size:
                     continue
-                item = Item(index, entry)
-                if self.spec.selection.takes(item.record):
+                item = self._showing.item(index, entry)
+                if self.spec.selection.takes(item.logged):
                     items.append(item)
                     weight += len(entry)
                 scanned, last, until = scanned + 1, entry, (index + 1, "")
@@ -210,8 +225,12 @@ class Follower:
 
     def _deliver(self, batch: _Batch) -> None:
         left = batch.items
+        if left:
+            self._showing.begin()
+            for item in left:
+                _ = item.record  # made now: what cannot be opened is found out before half of a batch is sent
         while left:
-            self._oldest = str(left[0].record.get("recorded_at") or "") or None
+            self._oldest = str(left[0].logged.get("recorded_at") or "") or None
             sent = self._open().send(left)
             done, left = left[: sent.settled], left[sent.settled :]
             self._settle(done, {item.index: sent.rejected[item.index] for item in done if item.index in sent.rejected})
@@ -229,7 +248,7 @@ class Follower:
             self._dead.add(dead, rejected, self._clock())
             metrics.rejected.add(len(dead), self.attributes)
             # A record of a delivery that cannot be delivered itself must not make another one, for ever.
-            told = [item for item in dead if item.record.get("action") not in _ABOUT_DELIVERY]
+            told = [item for item in dead if item.logged.get("action") not in _ABOUT_DELIVERY]
             if told:
                 self._say(FAILED, self._failed_delivery(told, rejected))
         if len(done) > len(rejected):
@@ -241,7 +260,7 @@ class Follower:
             "type": self.spec.type,
             "count": len(dead),
             "indexes": [item.index for item in dead[:_LISTED]],
-            "actions": list(dict.fromkeys(str(item.record.get("action")) for item in dead))[:8],
+            "actions": list(dict.fromkeys(str(item.logged.get("action")) for item in dead))[:8],
             "why": list(dict.fromkeys(why[item.index] for item in dead))[:8],
             "dead_letters": self._dead.path.name,
         }
@@ -254,14 +273,14 @@ class Follower:
 
     def _move(self, position: Position) -> None:
         if position != self._position:
-            self._file.write(position)
+            self._cursor.write(position)
             self._position = position
 
     # --- what goes wrong ---------------------------------------------------------------------------------------------
 
     def _system(self, error: OSError) -> str:
         """A write that fails names no file: then it is one of the state's."""
-        return f"{error.filename or self._file.path.parent}: {error.strerror or type(error).__name__}"
+        return f"{error.filename or self._way.state}: {error.strerror or type(error).__name__}"
 
     def _failed(self, problem: str, after: float | None = None) -> float:
         if problem != self.problem:
@@ -273,16 +292,20 @@ class Follower:
         pause = max(pause * self._dice.uniform(0.5, 1.0), after or 0.0)
         now = datetime.fromtimestamp(self._clock() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         told = {"at": now, "problem": problem, "failures": self._failures, "next_try_s": round(pause, 3)}
-        with suppress(OSError):  # it is in the application's log; a full disk must not end the thread
-            replace_file(self._trouble, json.dumps(told).encode() + b"\n")
+        # It is in the application's log; a full disk must not end the thread.
+        with suppress(OSError, StoreError):
+            self._way.shelf.write(problem_name(self.spec.name), json.dumps(told).encode() + b"\n")
         return pause
 
     def _worked(self) -> None:
         if self.problem is not None:
             _log.warning("follower %s: goes on", self.spec.name)
+            self._told_problem = True
         self.problem, self._failures = None, 0
-        with suppress(OSError):
-            self._trouble.unlink(missing_ok=True)
+        if self._told_problem:
+            with suppress(OSError, StoreError):
+                self._way.shelf.remove(problem_name(self.spec.name))
+                self._told_problem = False
 
     def _open(self) -> Sink:
         if self._sink is None:
@@ -291,10 +314,17 @@ class Follower:
 
     def _close(self) -> None:
         sink, self._sink = self._sink, None
+        with suppress(AuditError, OSError):
+            self._showing.close()
         if sink is not None:
             # Broad on purpose: a connection that cannot be closed in order is closed by the process's end.
             with suppress(Exception):
                 sink.close()
+
+
+def problem_name(name: str) -> str:
+    """Under which name the follower of this name keeps what is wrong, for `status`."""
+    return f"{name}.problem.json"
 
 
 def age(moment: str | None, now_ns: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..formats import FORMATS, Format, Place, jsonl
+from ..formats.text import canonical
 from .config import Options
 from .sink import Item
 
@@ -31,6 +32,8 @@ class Shapes:
         if self._before is not None:
             return self._before(item.record) + self._encode(item.record, place)
         if self._format.function is jsonl.encode:
+            if item.show is not None:
+                return jsonl.placed(canonical(item.record), place)
             return jsonl.placed(item.entry, place)  # the entry's own bytes: what a reader hashes is what the tree holds
         return self._encode(item.record, place)
 

@@ -14,28 +14,39 @@ import msgspec
 from ..model import Json
 from ..protocols import Clock
 from ..stores.opening import Place
+from ..stores.shelf import Folder, Shelf
 
 Tell = Callable[[str, Mapping[str, Json]], None]
 """Writes a control record: its action and ``extra``. Raises `AuditError` where it cannot."""
 
 
+Show = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Makes of a record what a destination may see of it. Raises `AuditError` where that cannot be told now."""
+
+
 @dataclass(frozen=True)
 class Item:
-    """One entry of the log on its way: ``entry`` is its canonical bytes."""
+    """One entry of the log on its way: ``entry`` is its canonical bytes, ``show`` makes what the destination sees."""
 
     index: int
     entry: bytes
+    show: Show | None = field(default=None, compare=False, repr=False)
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def logged(self) -> dict[str, Any]:
         """The record that the entry holds."""
         found: dict[str, Any] = msgspec.json.decode(self.entry)
         return found
 
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record as the destination may see it."""
+        return self.logged if self.show is None else self.show(self.logged)
+
     @property
     def id(self) -> str:
         """The record's ``action_id``: the same at every attempt, so that a destination knows a repetition."""
-        return str(self.record.get("action_id") or f"entry-{self.index}")
+        return str(self.logged.get("action_id") or f"entry-{self.index}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +74,13 @@ class Way:
     Attributes:
         origin: Of the log whose records come.
         name: Of the follower; names of files that the destination keeps begin with it.
-        state: An existing directory, for what must outlive the process.
+        state: An existing directory of this host.
         tell: For control records.
         clock: Nanoseconds since the epoch.
         replay: True when dead letters are sent again: then items do not go on from those that were sent before.
         log: The log's place, for what must be read again or stands beside it; ``None`` where there is none.
+        kept: For what must outlive the process, and be found by the next host; default: files in ``state``.
+        named: Puts names in the place of tokens, where that is configured: for a text at the moment it is sent.
     """
 
     origin: str
@@ -77,6 +90,13 @@ class Way:
     clock: Clock = time.time_ns
     replay: bool = False
     log: Place | None = None
+    kept: Shelf | None = None
+    named: Callable[[str], str] = str
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where such values are kept."""
+        return Folder(self.state) if self.kept is None else self.kept
 
 
 class Sink(Protocol):

@@ -312,7 +312,7 @@ def test_a_full_disk_is_said_with_its_place(log: Log, tmp_path: Path, monkeypatc
     requests(log, "ann")
     made = follower(log, detectors(tmp_path, storm_rules(tmp_path)))
     made.check()
-    monkeypatch.setattr("audit_middleware.followers.cursor.replace_file", full)
+    monkeypatch.setattr("audit_middleware.stores.shelf.replace_file", full)
     once(made)
     assert made.problem == f"{log.path / '.state' / 'followers'}: No space left on device"
 

@@ -319,7 +319,7 @@ def test_a_list_that_is_damaged_or_gone_changes_nothing_and_is_told_once(log: Lo
     put(log, entry("eve"))
     watch.look()
     assert (is_blocked(blocks), is_blocked(blocks, "eve")) == (False, True)
-    assert watch.state() == {"entries": 1, "blocked": 1, "problem": None}
+    assert watch.state() == {"entries": 1, "blocked": 1, "not_in_force": 0, "problem": None}
 
 
 def test_a_file_that_cannot_be_looked_at_is_told_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,3 +347,9 @@ def test_the_weekend_is_off_hours(shipped: Rules) -> None:
 def test_nobody_is_not_a_user(shipped: Rules) -> None:
     nobody = times(400, SECOND // 10, user_id="anonymous", subject={"type": "anonymous"})
     assert findings(shipped, numbered(nobody)) == []
+
+
+def test_an_outage_that_costs_many_records_is_one_finding_an_hour(shipped: Rules) -> None:
+    gaps = [control(at * 10 * SECOND, "audit.gap", severity="critical") for at in range(30)]
+    assert len(of(shipped, "records_lost", gaps)) == 1
+    assert len(of(shipped, "records_lost", [*gaps, control(3 * HOUR, "audit.gap", severity="critical")])) == 2

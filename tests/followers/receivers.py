@@ -7,12 +7,10 @@ is acknowledged; so it outlives a kill.
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -25,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.control.support import until
+from tests.kit import steady_port
 
 LARGEST = 300_000
 """Bytes of a request that the Elasticsearch here takes."""
@@ -277,13 +276,6 @@ def _serve_syslog(port: int, file: Path) -> None:
                     out.flush()
 
 
-def _steady_port() -> socket.socket:
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
-        with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port))
-    raise AssertionError("no port is free")
-
-
 def _cut_torn_line(file: Path) -> None:
     """Killed in the middle of a line, the last one was never acknowledged."""
     if file.exists():
@@ -313,9 +305,7 @@ class Receiver:
 
     def __init__(self, kind: str, file: Path) -> None:
         self.kind, self.file = kind, file
-        # Below what the kernel gives to connections: the port must still be free when it is started again.
-        with _steady_port() as free:
-            self.port = int(free.getsockname()[1])
+        self.port = steady_port()  # it must still be free when it is started again
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

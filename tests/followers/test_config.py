@@ -156,7 +156,7 @@ def test_the_configurations_of_the_pages_load(tmp_path: Path, monkeypatch: pytes
 
 
 def test_every_destination_has_a_page_with_all_its_keys() -> None:
-    for name, (keys, _) in TYPES.items():
+    for name, (keys, *_) in TYPES.items():
         page = (DOCS / "followers" / f"{name}.md").read_text()
         for key in keys:
             assert f"`{key}`" in page, f"{name}: {key}"

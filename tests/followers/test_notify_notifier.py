@@ -17,12 +17,13 @@ from audit_middleware.errors import FollowerError, LogUnavailable
 from audit_middleware.followers.channels.seam import Answer, Line
 from audit_middleware.followers.notify import notifier
 from audit_middleware.followers.notify.grouping import Limits
-from audit_middleware.followers.notify.keeping import forget, state_file
+from audit_middleware.followers.notify.keeping import forget, state_name
 from audit_middleware.followers.notify.message import Notification
 from audit_middleware.followers.notify.notifier import WAITING, Notifier, Notifying
 from audit_middleware.followers.notify.rules import Heard, Rule
 from audit_middleware.followers.selection import Selection
 from audit_middleware.followers.sink import Item, Way
+from audit_middleware.stores.shelf import Folder
 from tests.control.support import until
 from tests.followers.channelling import START, channel, mail, slack
 from tests.followers.serving import Handler, served
@@ -82,7 +83,7 @@ class Desk:
 
     @property
     def state(self) -> Path:
-        return state_file(self.folder, "notify-ops")
+        return self.folder / state_name("notify-ops")
 
 
 def denied(*numbers: int, **changes: Any) -> list[Item]:
@@ -247,7 +248,7 @@ def test_a_channel_that_is_gone_is_left_alone_until_somebody_acts(tmp_path: Path
     desk.later(4_000)
     assert "disabled" in str(made.idle())
     assert desk.told[-1][1]["why"] == "given up after 1 hours: answered 410"
-    forget(tmp_path, "notify-ops")
+    forget(Folder(tmp_path), "notify-ops")
     desk.open().send(denied(200))
     assert [one.event.index for one in desk.channel.taken] == [200]
 

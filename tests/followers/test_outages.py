@@ -26,6 +26,7 @@ from audit_middleware.followers.sink import Item
 from tests.control.support import until
 from tests.followers.receivers import Receiver
 from tests.followers.support import WHSEC, ago, append, arrived, cursor, dead, follower, items, journal, running, way
+from tests.kit import steady_port
 from tests.stores.samples import record
 
 FORMS = {"elasticsearch": "ecs", "datadog": "datadog", "webhook": "jsonl", "syslog": "rfc5424", "rsyslog": "rfc5424"}
@@ -123,8 +124,8 @@ def test_what_a_dead_receiver_never_read_is_sent_again_as_far_as_it_is_remembere
 def test_a_long_outage_does_not_make_it_forget(tmp_path: Path) -> None:
     """What counts is how old a message was when the connection broke, not when the receiver comes back."""
     now = [0.0]
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    port = steady_port()
+    listener = socket.create_server(("127.0.0.1", port))
     sink = syslog.SyslogSink(Syslog("127.0.0.1", port, tls=False), "example.com/log", lambda: now[0])
     sink.send(items(*range(10)))
     now[0] = syslog.AFTER_RESET

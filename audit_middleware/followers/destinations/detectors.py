@@ -1,9 +1,9 @@
 """Detectors: the log goes through an engine of rules; what it finds becomes a record, and may put somebody on the list
 of blocks.
 
-The engine is deterministic, so nothing of it must be durable in step with the log. Its snapshot ``<name>.engine`` is a
-JSON line (``next``: the entry that it wants next, and the hash of the one before it, so that it is used with no other
-history) and the engine's bytes with their digest, written every few seconds. When a follower
+The engine is deterministic, so nothing of it must be durable in step with the log. Its snapshot ``<name>.engine``, kept
+where the cursor is, is a JSON line (``next``: the entry that it wants next, and the hash of the one before it, so that
+it is used with no other history) and the engine's bytes with their digest, written every few seconds. When a follower
 starts, the entries from there to its cursor are fed again in silence, and what the log holds of findings from there on
 is not recorded again. The order of the steps, and what a crash after each leaves:
 
@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 
 from ...context import clean
-from ...detectors.blocklist import BlockList, Listing
+from ...detectors.blocklist import Listing, list_beside
 from ...detectors.engine import Engine
 from ...detectors.finding import Finding
 from ...detectors.load import load_rules
@@ -44,10 +44,9 @@ from ...detectors.orders import FINDING, effect_of, listing_in, order_in, said
 from ...errors import AuditError, ConfigError, FollowerError
 from ...model import Json
 from ...pipeline.blocks import Entry
-from ...stores.filesystem import replace_file
 from ...stores.opening import open_log
 from ..config import Options
-from ..cursor import CursorFile, position_at
+from ..cursor import Cursor, position_at
 from ..sink import Item, Sent, Way
 
 KEYS = ("rules", "shipped", "block", "history")
@@ -105,11 +104,11 @@ class DetectorSink:
     def __init__(self, settings: Detectors, way: Way) -> None:
         """Opens the log for reading. Raises `FollowerError`, `StoreError`."""
         if way.log is None:
-            raise FollowerError(f"{way.name}: detectors need a log that is a directory")
+            raise FollowerError(f"{way.name}: detectors need the place of the log, which is not known here")
         self._settings, self._way = settings, way
         self._store = open_log(way.log)
-        self._list = BlockList(way.log, way.origin)
-        self._path = way.state / f"{way.name}.engine"
+        self._list = list_beside(way.log, self._store)
+        self._snapshot = f"{way.name}.engine"
         self._engine: Engine | None = None
         self._next = self._begun = 0
         self._known: set[str] = set()
@@ -123,7 +122,7 @@ class DetectorSink:
             engine = self._ready(items[0].index)
             self._begun = items[0].index
             for item in items:
-                self._tell(engine.feed(item.index, item.record))  # what it has seen already gives nothing
+                self._tell(engine.feed(item.index, item.logged))  # what it has seen already gives nothing
                 self._next, self._changed = max(self._next, item.index + 1), True
             self._hold()
             self._save()
@@ -136,7 +135,7 @@ class DetectorSink:
         """See `Sink`."""
         try:
             if self._engine is None:
-                position = CursorFile(self._way.state / f"{self._way.name}.json", self._way.origin).read()
+                position = Cursor(self._way.shelf, self._way.name, self._way.origin).read()
                 if position is None:
                     return None
                 self._ready(position[0])
@@ -229,7 +228,10 @@ class DetectorSink:
     def _kept(self) -> _Kept | None:
         """The snapshot, if there is one that these rules can go on with."""
         try:
-            head, _, data = self._path.read_bytes().partition(b"\n")
+            kept = self._way.shelf.read(self._snapshot)
+            if kept is None:
+                return None
+            head, _, data = kept.partition(b"\n")
             values = json.loads(head)
             if (values["format"], values["origin"]) != (FORMAT, self._way.origin):
                 raise ConfigError("it is of another log or another version")
@@ -241,10 +243,8 @@ class DetectorSink:
             if sha256(data).hexdigest() != values["sha256"]:
                 raise ConfigError("it is damaged")
             return _Kept(int(values["begin"]), position[0], Engine.restore(self._settings.rules, data))
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as problem:
-            _log.warning("%s: the engine's state is not used: %s", self._path, problem)
+            _log.warning("%s: the engine's state is not used: %s", self._way.shelf.shown(self._snapshot), problem)
             return None
 
     def _save(self, *, at_once: bool = False) -> None:
@@ -258,7 +258,7 @@ class DetectorSink:
             "format": FORMAT, "origin": self._way.origin, "begin": self._begun, "next": self._next, "hash": digest,
             "sha256": sha256(data).hexdigest(),
         }  # fmt: skip
-        replace_file(self._path, json.dumps(head).encode() + b"\n" + data)
+        self._way.shelf.write(self._snapshot, json.dumps(head).encode() + b"\n" + data)
         self._saved_at, self._changed = time.monotonic(), False
         self._pause = max(_SAVE_S, _SAVE_SHARE * (self._saved_at - now))
 

@@ -81,8 +81,9 @@ class JsonLinesSink:
         rows = [(item.index, text + b"\n") for item, text in made]
         if self._last is not None:
             newest, line = self._last
-            # What another release made of the same record may differ; the record itself may not.
-            if self._settings.format == "jsonl" and any(index == newest and text != line for index, text in rows):
+            # What another release made of a record may differ, and what is shown of a person; the record may not.
+            own = {item.index for item in items if item.show is None} if self._settings.format == "jsonl" else ()
+            if any(index == newest and text != line and index in own for index, text in rows):
                 raise FollowerError(f"{self._path}: entry {newest} in it is not the log's: give another directory")
             rows = [pair for pair in rows if pair[0] > newest]
         if rows:

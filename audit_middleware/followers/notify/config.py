@@ -17,12 +17,13 @@ from ...policy.load import load
 from ...policy.schema import DURATION
 from ..channels import CHANNELS
 from ..channels.given import Given
-from ..config import NAME, NOTIFY, FollowersConfig, FollowerSpec, Options, SecretReader, read_selection
+from ..config import NAME, NOTIFY, FollowersConfig, FollowerSpec, Options, SecretReader, read_because, read_selection
+from ..showing import Personal
 from .grouping import Limits
 from .notifier import Notifying
 from .rules import POLICY_RULE, Heard, Rule
 
-KEYS = ("policy", "channels", "rules", "group", "cool_down", "per_hour", "give_up")
+KEYS = ("policy", "channels", "rules", "group", "cool_down", "per_hour", "give_up", "personal", "because")
 WHEN_KEYS = ("actions", "severity", "decision", "outcome")
 _DEFAULTS = Limits()
 _POLICY_HINT = ": if it is a policy's, name that in notifications.policy (outside of a service no policy is known)"
@@ -88,6 +89,9 @@ def read_notifications(
             reader.findings.add(pairs["channels"].line, f"{path}.channels.{name}", "no rule notifies it")
     if not rules and policy is None and "policy" not in pairs:
         reader.findings.add(pair.line, path, "nothing causes a notification: give a policy, rules, or both")
+    known: tuple[Personal, ...] = ("tokens", "open")
+    section.naming = options.choice("personal", known, "tokens") == "open"
+    section.because = read_because(options)
     limits = Limits(
         group=_seconds(options, pairs, "group", _DEFAULTS.group, 3_600),
         cool_down=_seconds(options, pairs, "cool_down", _DEFAULTS.cool_down, 86_400),
@@ -113,6 +117,9 @@ class _Section:
         self._own: Mapping[str, Channel] = {}
         self._where, self._line = where, line
         self._own_where, self._own_line = "", 1
+        self.naming = False
+        """Do messages name persons?"""
+        self.because: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,7 +160,10 @@ class _Section:
         heard = Heard(name, rules, self._policy)
         full = channel.options.get("detail") == "full"
         destination = Notifying(name, channel.type, opened, heard, limits, full)
-        return FollowerSpec(NOTIFY + name, channel.type, destination, heard, start="now")
+        personal: Personal = "names" if self.naming else "tokens"
+        return FollowerSpec(
+            NOTIFY + name, channel.type, destination, heard, start="now", personal=personal, because=self.because
+        )
 
 
 def _policy_of(reader: SecretReader, pair: Pair, options: Options, base: Path) -> InForce | None:

@@ -1,4 +1,5 @@
-"""What a channel's follower keeps beside its cursor, in ``NAME.state.json``: what was counted, and what waits.
+"""What a channel's follower keeps beside its cursor, in ``NAME.state.json``: what was counted, and what waits. As the
+cursor it is a file of this host, or a row of the log's database.
 
 Replaced as a whole, durably, before the cursor moves past the records in it. *If we die in between*: the records come
 again, and ``next`` says which of them were counted. Bounded, because everything in it is.
@@ -6,12 +7,10 @@ again, and ``next`` says which of them were counted. Bounded, because everything
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from ...errors import FollowerError
-from ...stores.filesystem import replace_file
+from ...stores.shelf import Shelf
 from .grouping import Grouped
 from .message import Notification
 
@@ -37,32 +36,36 @@ class Kept(msgspec.Struct):
     disabled: str | None = None
 
 
-def state_file(state: Path, name: str) -> Path:
-    """Where the follower of this name keeps its state."""
-    return state / f"{name}.state.json"
+def state_name(name: str) -> str:
+    """Under which name the follower of this name keeps its state."""
+    return f"{name}.state.json"
 
 
-def read_kept(path: Path, origin: str) -> Kept:
-    """What was kept, or a new state. Raises `FollowerError` for what cannot be read, or is of another log."""
+def read_kept(shelf: Shelf, name: str, origin: str) -> Kept:
+    """What was kept, or a new state.
+
+    Raises:
+        FollowerError: It cannot be read, or is of another log.
+        StoreError: The log's database cannot be asked.
+    """
+    place = shelf.shown(state_name(name))
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
-    except FileNotFoundError:
-        return Kept(FORMAT, origin)
+        data = shelf.read(state_name(name))
+        kept = Kept(FORMAT, origin) if data is None else msgspec.json.decode(data, type=Kept)
     except (OSError, msgspec.DecodeError, ValueError) as error:
         raise FollowerError(
-            f"{path}: cannot be read ({type(error).__name__}): to begin anew, reset the follower "
-            f"{path.name.removesuffix('.state.json')}"
+            f"{place}: cannot be read ({type(error).__name__}): to begin anew, reset the follower {name}"
         ) from None
     if (kept.format, kept.origin) != (FORMAT, origin):
-        raise FollowerError(f"{path}: is of format {kept.format} and the log {kept.origin!r}, not of {origin!r}")
+        raise FollowerError(f"{place}: is of format {kept.format} and the log {kept.origin!r}, not of {origin!r}")
     return kept
 
 
-def write_kept(path: Path, kept: Kept) -> None:
-    """Replaces the state, durably. Raises `OSError`."""
-    replace_file(path, msgspec.json.encode(kept) + b"\n")
+def write_kept(shelf: Shelf, name: str, kept: Kept) -> None:
+    """Replaces the state, durably. Raises `OSError`, `StoreError`."""
+    shelf.write(state_name(name), msgspec.json.encode(kept) + b"\n")
 
 
-def forget(state: Path, name: str) -> None:
+def forget(shelf: Shelf, name: str) -> None:
     """Begins anew, also with a channel that was disabled: for whoever puts its cursor somewhere else."""
-    state_file(state, name).unlink(missing_ok=True)
+    shelf.remove(state_name(name))

@@ -7,7 +7,7 @@ of bounded length. What a channel's own notation gives a meaning to, the channel
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -137,6 +137,20 @@ def describe(record: Mapping[str, Any], index: int, rule: str, *, full: bool) ->
         finding=_finding(found) if found is not None else None,
         full=_full(record) if full else None,
     )
+
+
+def naming(told: Notification, named: Callable[[str], str]) -> Notification:
+    """The message with names in the place of the tokens in its texts; keys keep them, to be the same every time."""
+
+    def each(texts: dict[str, str] | None) -> dict[str, str] | None:
+        return None if texts is None else {name: clean(named(text)) for name, text in texts.items()}
+
+    users = tuple(clean(named(user)) for user in told.users)
+    event = told.event
+    event = msgspec.structs.replace(
+        event, user_id=clean(named(event.user_id)), finding=each(event.finding), full=each(event.full)
+    )
+    return msgspec.structs.replace(told, users=users, event=event)
 
 
 def trial(origin: str, id: str, at: int) -> Notification:

@@ -18,15 +18,14 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ...errors import AuditError, FollowerError
 from ...model import Json
 from ..channels.seam import Answer, Channel, Line
 from ..sink import Item, Sent, Sink, Way
 from .grouping import LISTED, Grouping, Limits
-from .keeping import Waiting, read_kept, state_file, write_kept
-from .message import Notification, describe, shown_time
+from .keeping import Waiting, read_kept, write_kept
+from .message import Notification, describe, naming, shown_time
 from .rules import NOTIFICATION_FAILED, NOTIFIED, Heard
 
 WAITING = 200
@@ -61,8 +60,7 @@ class Notifier:
     def __init__(self, settings: Notifying, way: Way, line: Line) -> None:
         """Raises `FollowerError` for a state that cannot be used."""
         self._settings, self._way, self._line = settings, way, line
-        self._file: Path = state_file(way.state, way.name)
-        self._kept = read_kept(self._file, way.origin)
+        self._kept = read_kept(way.shelf, way.name, way.origin)
         self._grouping = Grouping(settings.limits, way.origin, settings.name, self._kept.grouped)
         self._problem: str | None = None
         self._unsaved = False
@@ -120,7 +118,7 @@ class Notifier:
 
     def _save(self) -> None:
         self._unsaved = True
-        write_kept(self._file, self._kept)
+        write_kept(self._way.shelf, self._way.name, self._kept)
         self._unsaved = False
 
     def _queue(self, made: Iterable[Notification]) -> None:
@@ -167,7 +165,8 @@ class Notifier:
             time.sleep(rest)
         first.tries += 1
         try:
-            return self._line.send(first.notification)
+            # Named here, and nowhere else: what waits, and what the log is told, has tokens.
+            return self._line.send(naming(first.notification, self._way.named))
         except FollowerError as problem:
             return Answer("later", str(problem))
         except OSError as problem:
