@@ -11,10 +11,11 @@ module logs, starts a task or changes thread: all of it is on the path of every 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -24,11 +25,12 @@ from pathlib import PurePath
 from typing import Any, Never
 from uuid import UUID
 
+import msgspec
 from msgspec.json import encode as _encode
 from pydantic import AnyUrl, BaseModel
 
 from .errors import AuditError
-from .model import Json, Resource, Subject
+from .model import Action, Json, Resource, Subject
 
 CUT = "…"
 MAX_ORIGINAL, MAX_REASON, MAX_NOTE = 256, 2048, 8192  # bytes of UTF-8, bytes of JSON
@@ -45,6 +47,8 @@ def clean(text: str | bytes, limit: int) -> str:
 
     Bytes that are not UTF-8 and lone surrogates become U+FFFD. Control characters stay: JSON escapes them.
     """
+    if type(text) is str and len(text) <= limit and text.isascii():
+        return text  # nearly always
     if isinstance(text, bytes):
         text = text[: limit + 4].decode("utf-8", "replace")
     elif type(text) is not str:
@@ -58,8 +62,7 @@ def clean(text: str | bytes, limit: int) -> str:
     return text if len(raw) <= limit else raw[: limit - 3].decode("utf-8", "ignore") + CUT
 
 
-@dataclass(frozen=True, slots=True)
-class Correlation:
+class Correlation(msgspec.Struct, frozen=True, gc=False):
     """What ties this request to others. Ids of a trace are lower-case hex; unknown is ``None``.
 
     ``span_id`` is the span this request runs in (ours creates none); ``parent`` the caller's, from ``traceparent``.
@@ -77,50 +80,60 @@ class Correlation:
     client_request_id: str | None = None
 
 
-def new_action_id(clock_ns: int, random: Callable[[int], int]) -> str:
-    """A UUIDv7 (RFC 9562): ``clock_ns`` since the epoch to the millisecond, 74 bits of ``random(74)``."""
-    bits = random(74)
-    value = (clock_ns // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | 7 << 76 | bits >> 62 << 64 | 2 << 62
-    text = f"{value | bits & 0x3FFF_FFFF_FFFF_FFFF:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def new_action_id(clock_ns: int, tail: str) -> str:
+    """A UUIDv7 (RFC 9562): ``clock_ns`` since the epoch to the millisecond, and an `action_tail`."""
+    time_ms = f"{clock_ns // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}"
+    return f"{time_ms[:8]}-{time_ms[8:]}{tail}"
+
+
+def action_tail(random: str) -> str:
+    """The part of an action ID that is not its time: 74 bits of 19 random hex digits."""
+    return f"-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
+
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 # --- the running request's notes ---------------------------------------------------------------------------------
 
+_closing = threading.Lock()  # for the notes of all requests: one of its own would be one more object for each
+os.register_at_fork(after_in_child=lambda: globals().update(_closing=threading.Lock()))  # a thread may have held it
 
-@dataclass(slots=True, eq=False)
-class Notes:
+
+class Notes(msgspec.Struct, eq=False):
     """What is noted about one request while it runs. Safe to write from several threads: per field the last one wins.
 
     After `close` the fields no longer change; what is annotated then goes to ``on_late`` as the dictionary of the
-    fields given (already plain JSON), on the annotating thread, so that it can become a record of its own.
+    fields given (already plain JSON), with these notes, on the annotating thread, so that it can become a record of
+    its own.
     """
 
     action_id: str
     correlation: Correlation
-    on_late: Callable[[dict[str, Json]], None] | None = None
+    on_late: Callable[[Notes, dict[str, Json]], None] | None = None
     subject: Subject | None = None  # who was admitted; set by the middleware
+    action: Action | None = None  # what was decided on, set when the record is about to be made;
+    params: Mapping[str, Any] | None = None  # the path parameters, which tell what it acts on,
+    about: Resource | None = None  # and what it acts on, where that was asked for already
     reason: str | None = None
     impact: dict[str, Json] | None = None  # of before, after, count: those given
-    resource: dict[str, Json] = field(default_factory=dict)  # of type, id, properties: those given
-    extra: dict[str, Json] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
+    resource: dict[str, Json] = msgspec.field(default_factory=dict)  # of type, id, properties: those given
+    extra: dict[str, Json] = msgspec.field(default_factory=dict)
     closed: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def close(self) -> None:
         """The record is about to be made: what comes later is late."""
-        with self._lock:
+        with _closing:
             self.closed = True
 
     def add(self, given: dict[str, Json]) -> None:
         """Takes checked fields (see `annotate`); raises `AuditError` where a late one could only be lost."""
-        with self._lock:
+        with _closing:
             if not self.closed:
                 return self._merge(given)
         if self.on_late is None:
             raise AuditError("annotate() came after this request's record was written, and nothing takes late notes")
-        return self.on_late(given)
+        return self.on_late(self, given)
 
     def _merge(self, given: dict[str, Json]) -> None:
         self.reason = given.get("reason", self.reason)
@@ -259,23 +272,23 @@ def plain(value: object, *, limit: int = MAX_NOTE) -> Json:
     without zone. bytes: ``sha256`` and ``size``. Sets: a list ordered by JSON text. Member names: others than text as
     their JSON, non-ASCII as Python's ``\\xe9`` and ``\\u2026``, at most 128; the second of one name gets a ``~``.
     """
-    if type(value) is dict and len(value) <= _FEW:
-        items = list(value.items())
-        if _is_plain(items, limit):
-            return dict(items)
-    return _Copy(limit).of(value, ())
+    texts = few_texts(value, limit)
+    return _Copy(limit).of(value, ()) if texts is None else texts
 
 
-def _is_plain(items: Sequence[tuple[object, object]], limit: int) -> bool:
-    """Is this mapping its own copy: a few short ASCII texts by name, as path parameters are?"""
-    size = 2
-    for name, text in items:
+def few_texts(value: object, limit: int) -> dict[str, Json] | None:
+    """What `plain` makes of a few short ASCII texts by name, as path parameters are: a copy. ``None`` of all else."""
+    if type(value) is not dict or len(value) > _FEW:
+        return None
+    copy: dict[str, Json] = value.copy()  # at once: another thread may change the original
+    size = 2 + _MARK + _ROOM
+    for name, text in copy.items():
         if type(name) is not str or type(text) is not str or len(name) > _MAX_KEY:
-            return False
+            return None
         if not (name.isascii() and text.isascii()):
-            return False
+            return None
         size += 6 * (len(name) + len(text)) + 6  # as if each character were escaped
-    return size + _MARK + _ROOM <= limit
+    return copy if size <= limit else None
 
 
 @dataclass(slots=True)

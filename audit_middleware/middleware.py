@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from .context import RUNNING
 from .errors import AttributesError
 from .frameworks.guard import GATE, arm, refuse_directly
@@ -25,15 +27,15 @@ from .pipeline.answer import refusal
 from .pipeline.arrive import arrive, response_headers
 from .pipeline.blocks import MANUAL
 from .pipeline.body import Replay, parse
-from .pipeline.decide import announced, context_of, decide, held_against, mismatch, without_log
+from .pipeline.decide import announced, context_of, decide, decide_by_role, held_against, mismatch, without_log
 from .pipeline.facts import UNFINISHED, Facts, Problem, Resolved
 from .pipeline.identify import identify
 from .pipeline.inputs import take
 from .pipeline.limit import enter
 from .pipeline.load import load_properties, unknown
-from .pipeline.observe import begin_capture, observe
+from .pipeline.observe import CAPTURED, begin_capture, observe
 from .pipeline.resolve import describe, resolve
-from .policy.evaluate import Needs
+from .policy.evaluate import CompiledAction, Needs
 from .protocols import ASGIApp, Identifier, Message, Receive, Scope, Send
 from .wiring import Parts, Starter
 
@@ -79,7 +81,7 @@ class AuditMiddleware:
         if parts is None:
             await refuse_directly(scope, receive, send, Refusal(503, "Service Unavailable"))
             return
-        facts = arrive(scope, parts.clock, parts.address, parts.amend)
+        facts = arrive(scope, parts.clock, parts.address, parts.late)
         scope[GATE] = admission = Admission(parts, facts)
         running = RUNNING.set(facts.notes)
         try:
@@ -92,45 +94,51 @@ class AuditMiddleware:
             RUNNING.reset(running)
 
 
-class Admission:
+class Admission(msgspec.Struct, eq=False):
     """The gate of one request: resolve, identify, decide (`audit_middleware.protocols.Gate`)."""
 
-    __slots__ = ("ahead", "facts", "parts", "replay")
-
-    def __init__(self, parts: Parts, facts: Facts) -> None:
-        self.parts = parts
-        self.facts = facts
-        self.replay: Receive | None = None
-        self.ahead: list[Message] = []  # what `replay` has read
+    parts: Parts
+    facts: Facts
+    replay: Receive | None = None
+    ahead: list[Message] | None = None  # what `replay` has read
 
     async def admit(self, scope: Scope, receive: Receive, found: Found) -> Refusal | None:
         """Decides over what a router found; ``None`` admits."""
         parts, facts, policy = self.parts, self.facts, self.parts.policy
         facts.decision, facts.inputs = UNFINISHED, None  # stands if anything below raises
-        resolved = resolve(found, policy, parts.today())
+        resolved = resolve(found, policy, parts.today)
         describe(facts, found, resolved)
-        facts.subject, problem = await identify(parts.identify, scope)
+        known = identify(parts.identify, scope)
+        facts.subject, problem = known if type(known) is tuple else await known  # type: ignore[misc]
         facts.notes.subject = facts.subject
         if problem is not None:
             facts.flag(problem)
-        rule = resolved.rule
-        blocked = self._held_against(resolved)
-        facts.decision = blocked or await self._decided(scope, receive, resolved, problem)
+        decision = self._held_against(resolved) if parts.blocks.table is not None else None
+        if decision is None and parts.takes_records():
+            decision = decide_by_role(policy, resolved, facts.subject, problem)
+        facts.decision = decision or await self._decided(scope, receive, resolved, problem)
         facts.verified = found.endpoint is None
-        if announced(facts, resolved) and not await parts.announce(facts):
+        rule = resolved.rule
+        if rule is not None and rule.guarantee == "before" and announced(facts) and not await parts.announce(facts):
             facts.decision = without_log(facts.decision)
+        refused = self._refused(rule) if facts.decision.effect == "deny" else None
+        if refused is None and facts.level in CAPTURED:
+            begin_capture(facts, parts.settings.max_body)
+        return refused
+
+    def _refused(self, rule: CompiledAction | None) -> Refusal | None:
+        """The answer to a request that is denied; ``None`` where that is not enforced."""
+        parts, facts = self.parts, self.facts
         refused = refusal(facts.decision, facts.subject, parts.settings.challenge, rule.require if rule else None)
         facts.sealed = facts.sealed and refused is None
         if refused is not None and self.replay is not None:
             facts.unread, self.replay = self.ahead, None  # a handler of exceptions may read the body, too
-        if refused is None:
-            begin_capture(facts, parts.settings.max_body)
         return refused
 
     def _held_against(self, resolved: Resolved) -> Decision | None:
         """The decision about a caller who is blocked; records of one whom an open finding is about are flagged."""
         parts, facts = self.parts, self.facts
-        if parts.blocks.table is None or resolved.cause in ("exempt", "no_route"):
+        if resolved.cause in ("exempt", "no_route"):
             return None
         standing = parts.blocks.standing(facts.subject, facts.initiator_ip, facts.arrived_ns)
         if standing is None:
@@ -140,7 +148,7 @@ class Admission:
                 facts.flag(f"finding:{name}")
         decision, rule = held_against(standing, parts.policy, resolved), resolved.rule
         if decision is not None and rule is not None and not rule.needing:  # what it reads is at hand: say it
-            facts.inputs = take(rule, facts.subject, facts.resource, context_of(facts), facts.scope["headers"])
+            facts.inputs = take(rule, facts.subject, facts.resource, context_of(facts), facts.headers)
         return decision
 
     async def _decided(self, scope: Scope, receive: Receive, resolved: Resolved, problem: Problem | None) -> Decision:
@@ -155,10 +163,10 @@ class Admission:
         available = resolved.cause in ("exempt", "no_route") or await parts.log_available(facts)
         facts.decision = decide(
             policy, resolved, facts.subject, problem, facts.resource, context,
-            headers=facts.scope["headers"], failed=failed, log_available=available,
+            headers=facts.headers, failed=failed, log_available=available,
         )  # fmt: skip
         if rule is not None and (rule.reading or rule.required):
-            facts.inputs = take(rule, facts.subject, facts.resource, context, facts.scope["headers"])
+            facts.inputs = take(rule, facts.subject, facts.resource, context, facts.headers)
         if rule is not None and rule.limit is not None and facts.decision.effect == "allow":
             return await enter(parts.limits, policy.name, rule, facts)
         return facts.decision
@@ -176,7 +184,7 @@ class Admission:
             self.replay = replay = Replay(receive)
             self.ahead = replay.ahead
             body = await replay.read(settings.max_decision_body, patience)
-            kinds = [value.decode("latin-1") for name, value in facts.scope["headers"] if name == b"content-type"]
+            kinds = [value.decode("latin-1") for name, value in facts.headers if name == b"content-type"]
             context["body"] = parse(body, kinds)
 
     def selected(self, found: Found, endpoint: Any) -> bool:

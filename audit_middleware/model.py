@@ -3,7 +3,8 @@
 Two families:
 
 * dataclasses for what is computed on the way of a request (`Subject`, `Resource`, `Action`, `Decision`) and for the
-  log (`Head`, `Frame`, `Receipt`);
+  log (`Head`, `Frame`, `Receipt`); what every request makes anew is a `msgspec.Struct`, which is made in a tenth of
+  the time (`Found`);
 * pydantic models for the record as its reader sees it (`Record` and its parts). The hot path builds the same shape as
   plain dictionaries; a test holds both together.
 """
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "Action",
@@ -174,8 +176,7 @@ FoundKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """What one router will do with a request, as read from the router itself (never from URL text).
 
     ``template`` is the whole path template with every include and mount prefix; ``endpoint`` is what the router will
@@ -189,7 +190,7 @@ class Found:
     endpoint: Any = None
     action: Action | None = None
     method: str = "GET"
-    path_params: Mapping[str, Any] = field(default_factory=_empty)
+    path_params: Mapping[str, Any] = _EMPTY
     detail: str | None = None
     inner: Any = None
 
@@ -250,7 +251,24 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-Text = Annotated[str, Field(max_length=2048)]
+MAX_TEXT, MAX_SEALED = 2048, 16_500
+"""Characters of a text as it is, and of one that is sealed: its JSON, which may escape each, in base64."""
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MAX_TEXT and not text.startswith("sealed.v1."):
+        raise ValueError(f"a text of more than {MAX_TEXT} characters that is not sealed")
+    return text
+
+
+Text = Annotated[
+    str,
+    Field(
+        max_length=MAX_SEALED,
+        json_schema_extra={"anyOf": [{"maxLength": MAX_TEXT}, {"pattern": r"^sealed\.v1\."}]},
+    ),
+    AfterValidator(_bounded),
+]
 Json = Any
 
 

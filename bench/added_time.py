@@ -22,7 +22,7 @@ from bench.drive import REQUESTS, Driver
 from bench.measure import Case, Result, finish, parser, take_turns
 from bench.services import WHOLE, application, path_of, plain, stop, variant
 
-ROUNDS = 15
+ROUNDS = 11
 METRICS = {"wall": "time", "loop": "event loop's processor time", "cpu": "processor time with all threads"}
 
 Sides = Mapping[str, Any]

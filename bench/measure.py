@@ -27,6 +27,8 @@ from rich.table import Table
 from bench import OURS
 
 RESULTS = Path(__file__).parent / "results"
+FAILURES = "failures.json"
+"""What a day's run could not measure, and why."""
 PACKAGES = (
     "audit-middleware", "starlette", "fastapi", "pydantic", "msgspec", "cryptography", "opentelemetry-api", "uvicorn",
     "uvloop", "httptools", "asgi-correlation-id", "opentelemetry-instrumentation-fastapi", "casbin", "fastapi-authz",
@@ -188,6 +190,18 @@ def finish(result: Result, given: argparse.Namespace) -> Path:
     path.write_text(json.dumps(told, indent=1) + "\n")
     console.print(f"{path}", style="dim")
     return path
+
+
+def note_failure(folder: Path, name: str, problem: str) -> None:
+    """Keeps in a day's results why a measurement is missing; without a problem, forgets that it was."""
+    path = folder / FAILURES
+    noted: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    known = noted.pop(name, None)
+    if problem:
+        noted[name] = problem
+    if known != (problem or None):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(noted, indent=1) + "\n")
 
 
 def table(case: Case) -> Table:

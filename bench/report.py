@@ -1,7 +1,8 @@
-"""Results into docs/performance.md: ``python -m bench.report [--results bench/results]``.
+"""Results into docs/performance.md and README.md: ``python -m bench.report [--results bench/results]``.
 
 Takes the newest result of each measurement, writes tables and plots, and says of each comparison who is first and who
-is last. What stands outside of the two marks in the page is written by hand and stays.
+is last; into README.md the table of budgets. What stands outside of the marks in the pages is written by hand and
+stays.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import OURS
-from bench.measure import RESULTS, shown
+from bench import OURS, budgets
+from bench.measure import FAILURES, RESULTS, shown
 from bench.plot import bars
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ORDER = (
     "added_time", "throughput", "steps", "decisions", "appends", "verify", "queries", "growth", "memory", "startup",
+    "sealing",
 )  # fmt: skip
 PLOTTED = (
     "FastAPI, 60 routes: time", "FastAPI, 600 routes: time", "uvicorn, 60 routes, 16 connections: throughput",
@@ -39,11 +42,21 @@ def newest(results: Path) -> dict[str, dict[str, Any]]:
     return {name: found[name] for name in ORDER if name in found}
 
 
-def rendered(results: Mapping[str, dict[str, Any]], plots: Path) -> str:
+def unmeasured(results: Path) -> dict[str, str]:
+    """Why there is no result of a measurement on the newest day on which it was tried; nothing where there is one."""
+    found: dict[str, str] = {}
+    for day in sorted(path for path in results.glob("*") if path.is_dir()):
+        found = {name: why for name, why in found.items() if not (day / f"{name}.json").exists()}
+        if (day / FAILURES).exists():
+            found |= json.loads((day / FAILURES).read_text())
+    return found
+
+
+def rendered(results: Mapping[str, dict[str, Any]], plots: Path, failures: Mapping[str, str] | None = None) -> str:
     """The generated part of the page; writes the plots beside it."""
     if not results:
         return "Nothing was measured yet: run `make bench`.\n"
-    lines = [*_where(results), "", "### First and last", "", *_ranks(results)]
+    lines = [*_where(results), *_missing(results, failures or {}), "", "### First and last", "", *_ranks(results)]
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
         old.unlink()
@@ -58,7 +71,7 @@ def rendered(results: Mapping[str, dict[str, Any]], plots: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _where(results: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def _where(results: Mapping[str, dict[str, Any]], *, packages: bool = True) -> Iterator[str]:
     rough = [name for name, result in results.items() if result["quick"]]
     if rough:
         yield f"**A trial, not a measurement: {', '.join(rough)} ran with few rounds and small sizes.**"
@@ -69,9 +82,19 @@ def _where(results: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         key = tuple(str(place[part]) for part in ("cpu", "cores", "system", "python", "source"))
         places.setdefault(key, (place, []))[1].append(name)
     for place, names in places.values():
-        packages = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
+        versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
+        load = f"load {place['load']}{f'; {versions}' if packages else ''}"
         yield f"{', '.join(names)}: {place['date'][:10]}, {place['cpu']}, {place['cores']} cores, {place['system']},"
-        yield f"{place['python']}, commit `{place['source']}`, load {place['load']}; {packages}."
+        yield f"{place['python']}, commit `{place['source']}`, {load}."
+
+
+def _missing(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> Iterator[str]:
+    for name in ORDER:
+        older = f"; the numbers are of {results[name]['environment']['date'][:10]}" if name in results else ""
+        if name in failures or name not in results:
+            yield ""
+            not_done = "Not measured to its end" if name in results else "Not measured"
+            yield f"**{not_done}: {name}**: {failures.get(name, 'this was not run')}{older}."
 
 
 def _ranks(results: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -124,13 +147,31 @@ def _table(case: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {name} | {shown(found['median'])} | {spread} | {ratio} |"
 
 
-def replaced(page: str, generated: str) -> str:
+def replaced(page: str, generated: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with another generated part."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise SystemExit(f"{PAGE} has lost its marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{generated}\n{END}{after}"
+        raise SystemExit(f"the page has lost its marks {marks[0]} and {marks[1]}")
+    return f"{before}{begin}\n\n{generated}\n{end}{after}"
+
+
+def summary(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> str:
+    """The generated part of the README."""
+    lines = [*_where(results, packages=False), "", *budgets.table(results, failures), ""]
+    return "\n".join(lines)
+
+
+def write(results: Path, page: Path = PAGE, readme: Path = README) -> None:
+    """Writes the page, its plots, and the README's table. Without any result, the README stays as it is."""
+    found, failures = newest(results), unmeasured(results)
+    generated = rendered(found, page.parent / "plots", failures)
+    page.write_text(replaced(page.read_text(), generated))
+    print(page)
+    if found:
+        told = summary(found, failures)
+        readme.write_text(replaced(readme.read_text(), told, (budgets.BEGIN, budgets.END)))
+        print(readme)
 
 
 def main() -> None:
@@ -138,10 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--readme", type=Path, default=README)
     given = parser.parse_args()
-    generated = rendered(newest(given.results), given.page.parent / "plots")
-    given.page.write_text(replaced(given.page.read_text(), generated))
-    print(given.page)
+    write(given.results, given.page, given.readme)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import OURS, peers
 from bench.measure import Case, Result, Work, finish, parser, take_turns
 
-ROUNDS = 9
+ROUNDS = 7
 
 
 def start(command: list[str]) -> Mapping[str, float]:

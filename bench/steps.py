@@ -26,10 +26,10 @@ import fastapi.routing
 
 from audit_middleware import middleware
 from audit_middleware.frameworks import guard as guarding
+from audit_middleware.frameworks.lane import Lane
 from audit_middleware.frameworks.narrow import Narrower
 from audit_middleware.identity.proxies import ClientAddress
 from audit_middleware.ledger import checkpoint, tree
-from audit_middleware.ledger.canonical import encode
 from audit_middleware.pipeline import arrive, batch, committer, observe, record
 from audit_middleware.pipeline.append import MAX_LINGER_MS, Writer
 from audit_middleware.privacy.redact import Redactor
@@ -57,14 +57,18 @@ LOOP: tuple[tuple[Any, str, str], ...] = (
     (guarding.RouterGuard, "__call__", "guard, between the steps"),
     (Narrower, "narrowed", "resolution: narrowing"),
     (guarding, "find", "resolution: what the router will run"),
+    (Lane, "find", "resolution: what the router will run"),
+    (Lane, "_found", "resolution: naming it"),
     (middleware, "resolve", "resolution: action"),
     (middleware, "describe", "resolution: facts"),
     (middleware, "identify", "identity"),
     (middleware.Admission, "admit", "admission, between the steps"),
     (Parts, "today", "decision: the day"),
     (Parts, "log_available", "decision: is there a log"),
+    (Parts, "takes_records", "decision: is there a log"),
     (middleware, "context_of", "decision: context"),
     (middleware, "decide", "decision: rules"),
+    (middleware, "decide_by_role", "decision: rules"),
     (middleware, "refusal", "decision: answer"),
     (middleware, "announced", "decision: answer"),
     (middleware, "begin_capture", "decision: answer"),
@@ -93,9 +97,9 @@ WRITER: tuple[tuple[Any, str, str], ...] = (
     (Redactor, "headers", "redaction: headers"),
     (Redactor, "text", "redaction: text"),
     (record, "inputs_part", "building: inputs"),
-    (record, "encode", "encoding"),
+    (record, "_encode_request", "encoding"),
     (batch, "check_entry", "checking the entry"),
-    (batch.Batch, "fill", "taking from the queue"),
+    (batch.Batch, "_take", "taking from the queue"),
     (frames, "check_batch", "checking the entry"),
     (tree, "leaf_hashes", "hashing: leaves"),
     (tree, "append", "hashing: tree"),
@@ -136,7 +140,7 @@ def in_place(folder: Path, rounds: int) -> tuple[list[Case], list[Any]]:
             driver.run(app, PATH, SHORT)
             _add(of_loop, loop.end(SHORT))
             _add(of_writer, writer.end(SHORT))
-        kept = _some_facts(app, driver)
+        kept = kept_facts(app, driver)
     finally:
         loop.restore()
         writer.restore()
@@ -175,7 +179,7 @@ def _add(found: dict[str, list[float]], more: Mapping[str, float]) -> None:
         found.setdefault(name, []).append(value)
 
 
-def _some_facts(app: Any, driver: Driver, count: int = 256) -> list[Any]:
+def kept_facts(app: Any, driver: Driver, count: int = 256) -> list[Any]:
     """What so many requests gave to the writer."""
     kept: list[Any] = []
     original = Writer.submit
@@ -258,10 +262,10 @@ def writer_alone(items: list[Any], rounds: int) -> Case:
         "building and redaction": lambda: [recorder._request(item, 1, item.arrived_ns) for item in items],
     }
     built = [recorder._request(item, 1, item.arrived_ns) for item in items]
-    entries = [encode(one) for one in built]
+    entries = [record._encode_request(one) for one in built]
     leaves = tree.leaf_hashes(entries)
     steps |= {
-        "encoding": lambda: [encode(one) for one in built],
+        "encoding": lambda: [record._encode_request(one) for one in built],
         "checking the entry": lambda: frames.check_batch(entries),
         "hashing: leaves": lambda: tree.leaf_hashes(entries),
         "hashing: tree": lambda: tree.append(1_000_000, _peaks(), leaves),

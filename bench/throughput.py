@@ -25,7 +25,7 @@ from bench import OURS, peers
 from bench.measure import Case, Result, finish, parser, take_turns
 from bench.services import ROUTERS, WHOLE
 
-ROUNDS, CONNECTIONS, SECONDS = 7, 16, 4
+ROUNDS, CONNECTIONS, SECONDS = 5, 16, 4
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 

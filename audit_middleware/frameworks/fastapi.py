@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from starlette.routing import BaseRoute, Match, Router
 
@@ -19,11 +19,21 @@ from ..protocols import Scope
 
 SCOPE_KEY = "fastapi"
 _INCLUDED_KEY = "included_router"
+_ALONE = "_audit_middleware_alone"
+"""Attribute of our own copies of nodes of the include tree that give answers; see `give_answers`."""
+
+
+_names: dict[str, Any] = {}
 
 
 def _routing(name: str) -> Any:
     """A name of `fastapi.routing`, ``None`` where FastAPI is not loaded: then no route of it can exist either."""
-    return getattr(sys.modules.get("fastapi.routing"), name, None)
+    found = _names.get(name)
+    if found is None:
+        found = getattr(sys.modules.get("fastapi.routing"), name, None)
+        if found is not None:
+            _names[name] = found
+    return found
 
 
 def is_own_loop(router: Router) -> bool:
@@ -53,8 +63,8 @@ def answers_for_itself(route: Any) -> bool:
     included_class = _routing("_IncludedRouter")
     if included_class is None or type(route) is not included_class:
         return False
-    owner, router_class = route.original_router, _routing("APIRouter")
-    if "matches" in vars(route) or "matches" in vars(owner):
+    owner, router_class, own = route.original_router, _routing("APIRouter"), vars(route)
+    if ("matches" in own and _ALONE not in own) or "matches" in vars(owner):
         return False
     return type(owner).matches is router_class.matches and type(owner).handle is router_class.handle
 
@@ -169,6 +179,14 @@ def narrowable_candidates(included: Any) -> list[Any] | None:
     return list(included.effective_candidates())
 
 
+def routes_version(router: Any) -> int | None:
+    """How often the routes of an included router were changed, where FastAPI itself looks at them again only then."""
+    if getattr(_routing("_IncludedRouter"), "_effective_candidates_version", 0) is not None:
+        return None
+    version = vars(router).get("_routes_version")
+    return version if type(version) is int else None
+
+
 def asked(candidate: Any) -> tuple[Any, Any]:
     """The object whose ``matches()`` a router calls, and the one whose pattern decides then."""
     context = _routing("_EffectiveRouteContext")
@@ -183,6 +201,85 @@ def with_candidates(included: Any, candidates: list[Any]) -> Any:
     narrowed = copy.copy(included)
     narrowed.effective_candidates = lambda: candidates
     return narrowed
+
+
+class Answers(Protocol):
+    """An answer that was given about a scope; see `lane.Answer`."""
+
+    @property
+    def child(self) -> Scope:
+        """The child scope of the innermost route."""
+        ...
+
+    def holds(self, lane: Any, scope: Scope) -> bool:
+        """Would this lane say the same of this scope now?"""
+        ...
+
+
+class Asking:
+    """What the only candidate of a node says of a scope, which stays as it is.
+
+    The nodes above, which have this one as their only candidate, say the same: FastAPI hands a match through. The node
+    asks by its own method, on a copy of the scope. For a route of FastAPI's that comes down to ``matches()`` of the
+    context, and that to less than half the time: so that is called from then on, once a full match was the same both
+    ways.
+    """
+
+    __slots__ = ("_context", "_direct", "_node")
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        (self._context,) = node.effective_candidates()
+        self._direct = False
+
+    def __call__(self, scope: Scope) -> tuple[Match, Scope]:
+        if self._direct:
+            match, child = self._context.matches(scope)
+            child["route"] = self._context.original_route
+            return match, child
+        own = scope.get(SCOPE_KEY)
+        key = {_INCLUDED_KEY: self._node} if own is None else {**own, _INCLUDED_KEY: self._node}
+        match, child, route, context = self._node._match({**scope, SCOPE_KEY: key})
+        if match is Match.FULL and context is self._context and route is context.original_route:
+            self._direct = (
+                context.matches(dict(scope))
+                == (
+                    match,
+                    {name: value for name, value in child.items() if name != "route"},
+                )
+                and child.get("route") is route
+            )
+        return match, child
+
+
+def give_answers(nodes: Sequence[Any], lane: Any) -> None:
+    """Makes our copies of nodes, each the only candidate of the one before, give a scope's answer where it has one."""
+    candidate = nodes[-1].effective_candidates()[0]
+    route, context = (asked(candidate)[0], candidate)
+    for node, following in zip(nodes, (*nodes[1:], None), strict=True):
+        _give_answers(node, lane, (following, None) if following is not None else (route, context))
+
+
+def _give_answers(node: Any, lane: Any, selected: tuple[Any, Any]) -> None:
+    ask, ask_all = node.matches, node._match
+    is_last = not is_included(selected[0])
+
+    def matches(scope: Scope) -> Any:
+        answer: Answers | None = getattr(scope, "answer", None)
+        if answer is None or not answer.holds(lane, scope):
+            return ask(scope)
+        if SCOPE_KEY not in scope:
+            scope[SCOPE_KEY] = {}  # as asking leaves it
+        return Match.FULL, {}
+
+    def match_all(scope: Scope) -> Any:
+        answer: Answers | None = getattr(scope, "answer", None)
+        if answer is None or not answer.holds(lane, scope):
+            return ask_all(scope)
+        return (Match.FULL, answer.child if is_last else {}, *selected)
+
+    node.matches, node._match = matches, match_all
+    setattr(node, _ALONE, True)
 
 
 def keep_low_priority(narrowed: Router, router: Router) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import isfunction, ismethod
+from types import FunctionType
 from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
@@ -19,12 +20,14 @@ from ..errors import ConfigError
 from ..model import Found, Refusal
 from ..protocols import ASGIApp, Gate, Receive, Scope, Send
 from . import fastapi
-from .narrow import Narrower
+from .lane import Answer
+from .narrow import Narrowed, Narrower
 from .starlette import PREFIX, find, has_own_loop, inner_router
 
 GATE = "audit_middleware.gate"
 """Scope key: the request's gate, set by the audit middleware."""
 
+_NOTHING = Found("not_found")
 _DENIAL_RESPONSE = "websocket.http.response"
 _OUTSIDE = Refusal(503, "This route is guarded, and the request did not pass the audit middleware.")
 
@@ -94,6 +97,7 @@ class RouterGuard:
     def __init__(self, router: Router, narrower: Narrower | None) -> None:
         self.router = router
         self._narrower = narrower
+        self._whole = Narrowed(router)
         self.inner: ASGIApp = router.app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,30 +108,29 @@ class RouterGuard:
         if gate is None:
             await refuse(scope, receive, send, _OUTSIDE)
             return
-        app, routes, touched = self.inner, None, False
-        if self._narrower is not None:
-            narrowed, touched = self._narrower.narrowed(scope)
-            app, routes = narrowed.app, narrowed.routes
-        found = find(self.router, scope, routes)
+        narrowed = self._whole if self._narrower is None else self._narrower.narrowed(scope)
+        given = narrowed.lane.find(scope) if narrowed.lane is not None else None
+        found, answer = given or (find(self.router, scope, narrowed.routes), None)
         refusal = await gate.admit(scope, receive, found)
         if refusal is not None:
             await refuse(scope, receive, send, refusal)
             return
         if gate.replay is not None:  # a rule read the body: the router gets the same messages again
             receive, gate.replay = gate.replay, None
-        held = hold(scope, found, gate)
-        held.setdefault("router", self.router)  # as the router itself would do it; a narrowed one is nobody's
-        if touched:
-            held.setdefault(fastapi.SCOPE_KEY, {})
+        held = hold(scope, found, gate, answer)
+        if "router" not in held:
+            held["router"] = self.router  # as the router itself would do it; a narrowed one is nobody's
+        if narrowed.touched and fastapi.SCOPE_KEY not in held:
+            held[fastapi.SCOPE_KEY] = {}
         if found.kind != "descend":
-            await app(held, receive, send)
+            await narrowed.router.app(held, receive, send)
             return
         # Idempotent; a router mounted after the start is guarded from its first request on.
         install(found.inner, narrow=self._narrower is not None)
         above = held.get(PREFIX)
         held.lead(found.template)
         try:
-            await app(held, receive, send)
+            await narrowed.router.app(held, receive, send)
         finally:
             held.lead(above)  # who asks a router again afterwards is no longer below the mount
 
@@ -139,13 +142,12 @@ class HeldScope(dict[str, Any]):
     it would without us.
     """
 
-    __slots__ = ("below", "found", "gate")
+    __slots__ = ("answer", "below", "found", "gate")
 
-    def __init__(self, scope: Scope, found: Found, gate: Gate) -> None:
-        super().__init__(scope)
-        self.below = scope
-        self.gate = gate
-        self.found: Found | None = found
+    below: Scope
+    gate: Gate
+    found: Found | None
+    answer: Answer | None
 
     def _check(self, endpoint: Any) -> None:
         found = self.found
@@ -155,7 +157,7 @@ class HeldScope(dict[str, Any]):
             if self["type"] == "websocket":
                 raise WebSocketException(1008, "Forbidden")
             raise HTTPException(403, "Forbidden")
-        if found.kind == "opaque" or _is_application(endpoint):
+        if found.kind == "opaque" or (type(endpoint) is not FunctionType and _is_application(endpoint)):
             self.found = None  # what a foreign application selects inside is its own affair
 
     def lead(self, prefix: str | None) -> None:
@@ -168,14 +170,14 @@ class HeldScope(dict[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "endpoint":
             self._check(value)
-        super().__setitem__(key, value)
+        _set(self, key, value)
         self.below[key] = value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        new = dict(*args, **kwargs)
+        new = args[0] if len(args) == 1 and type(args[0]) is dict and not kwargs else dict(*args, **kwargs)
         if "endpoint" in new:
             self._check(new["endpoint"])
-        super().update(new)
+        _update(self, new)
         self.below.update(new)
 
     def __ior__(self, other: Any) -> HeldScope:  # type: ignore[override, misc]  # dict's `|` keeps returning a plain dict
@@ -196,6 +198,9 @@ class HeldScope(dict[str, Any]):
         return super().pop(key, *default)
 
 
+_set, _update = dict.__setitem__, dict.update
+
+
 def _is_application(endpoint: Any) -> bool:
     """Is the endpoint of a route not a function, so that Starlette runs it as an ASGI application?"""
     while isinstance(endpoint, partial):
@@ -205,13 +210,20 @@ def _is_application(endpoint: Any) -> bool:
 
 def arm(scope: Scope, gate: Gate) -> HeldScope:
     """A scope for which nothing was found yet: a router that selects an endpoint went around its guard."""
-    return HeldScope(scope, Found("not_found"), gate)
+    return _held(scope, _NOTHING, gate, None)
 
 
-def hold(scope: Scope, found: Found, gate: Gate) -> HeldScope:
-    """Arms a scope for what was found at this router."""
-    held = scope if isinstance(scope, HeldScope) else HeldScope(scope, found, gate)
-    held.found = found
+def hold(scope: Scope, found: Found, gate: Gate, answer: Answer | None = None) -> HeldScope:
+    """Arms a scope for what was found at this router, with the answer of its only route."""
+    if type(scope) is not HeldScope:
+        return _held(scope, found, gate, answer)
+    scope.found, scope.answer = found, answer
+    return scope
+
+
+def _held(scope: Scope, found: Found, gate: Gate, answer: Answer | None) -> HeldScope:
+    held = HeldScope(scope)
+    held.below, held.gate, held.found, held.answer = scope, gate, found, answer
     return held
 
 

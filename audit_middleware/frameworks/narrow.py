@@ -20,8 +20,9 @@ guard's comparison of what was found and what is selected still holds, as both l
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, NamedTuple
 
 from starlette._utils import get_route_path  # private, and what every router's own match loop uses
@@ -29,6 +30,7 @@ from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRo
 
 from ..protocols import Scope
 from . import fastapi
+from .lane import Lane
 
 _ONE_SEGMENT = frozenset(
     {
@@ -44,7 +46,7 @@ _MATCHES = frozenset({Route.matches, WebSocketRoute.matches, Mount.matches, Host
 _DEEPEST = 32  # levels of included routers
 _MOST_TRIES = 16  # made for one router: whose routes change all the time is better off without
 _MOST_LISTS = 4096  # kept for one router
-_MOST_PATHS, _LONGEST_PATH = 2048, 256
+_MOST_STATES = 65_536  # kept for one router, each counted with the names it knows: some 6 MB
 
 Position = tuple[int, ...]
 """Where a route is: its place in the router's list, then in the included router's, and so on."""
@@ -64,6 +66,21 @@ class _Node:
     rests: list[Position] = field(default_factory=list)
 
 
+class _State:
+    """What is known of the segments so far, on all ways through the trie at once. Each belongs to one sequence of
+    literals and of segments that are none there: paths of one sequence have the same routes. Made when the first one
+    comes by."""
+
+    __slots__ = ("found", "literals", "nodes", "other", "slashed")
+
+    def __init__(self, nodes: Sequence[_Node]) -> None:
+        self.nodes = nodes
+        self.literals: dict[str, _State | None] = {name: None for node in nodes for name in node.literals}
+        self.other: _State | None = None if nodes else self  # after a segment that is no literal here
+        self.found: Narrowed | None = None  # for a path that ends here
+        self.slashed: Narrowed | None = None  # and with a slash
+
+
 @dataclass(slots=True)
 class _Level:
     """A router's list, or what an included router sees of it; nested ones are levels again."""
@@ -78,6 +95,7 @@ class Narrowed(NamedTuple):
 
     router: Router
     touched: bool = False
+    lane: Lane | None = None  # where there is but one route
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -101,9 +119,7 @@ class Narrower:
             trie = self._make()
             if trie is None:
                 return self._whole
-        path = get_route_path(scope)
-        found = trie.by_path.get(path)
-        return trie.find(path) if found is None else found
+        return trie.find(get_route_path(scope))
 
     def _make(self) -> _Trie | None:
         self._trie = None
@@ -124,29 +140,47 @@ class _Trie:
         """Raises `NotNarrowable`."""
         self._whole = whole
         router = whole.router
-        self._owners: list[tuple[Any, list[int], list[Any]]] = []
+        self._listed: list[tuple[Any, list[Any]]] = []
+        self._counted: list[tuple[Any, list[Any], int]] = []
+        self._nodes: list[tuple[Any, int, Any]] = []
         self._rest = (router.default, router.redirect_slashes)
         self._root = _Node()
         self._top = _Level(None, self._children(router, router.routes, (), 0))
         levels = (number for number, child in enumerate(self._top.children) if isinstance(child, _Level))
         self._first_level = next(levels, None)
         self._by_key: dict[tuple[Position, ...], Narrowed] = {}
-        self.by_path: dict[str, Narrowed] = {}
+        self._start = _State([self._root])
+        self._states = 0
 
     def current(self) -> bool:
-        """Are all route lists as they were, object for object, and what the copies took over from the router?"""
+        """Are all route lists as they were, object for object, and what the copies took over from the router?
+
+        An included router that counts its changes is not looked at again, not even by FastAPI, until its count has
+        changed, or that of a router it includes. So of its list it counts only which nodes of the include tree are in
+        it. That lists are equal is quick to see, as objects that are the same are not looked into.
+        """
         router, (default, redirect) = self._whole.router, self._rest
         if router.default is not default or router.redirect_slashes is not redirect:
             return False
-        return all(list(map(id, owner.routes)) == ids for owner, ids, _ in self._owners)
+        for owner, routes in self._listed:
+            if len(owner.routes) != len(routes) or not all(map(is_, owner.routes, routes)):
+                return False
+        for owner, routes, version in self._counted:
+            if owner._routes_version != version or owner.routes != routes:
+                return False
+        return not self._nodes or all(owner.routes[at] is node for owner, at, node in self._nodes)
 
     # --- making it -----------------------------------------------------------------------------------------------
 
     def _children(self, owner: Any, candidates: Sequence[Any], at: Position, depth: int) -> list[Any]:
         if depth > _DEEPEST or "routes" not in vars(owner):  # a list that is computed is another one each time
             raise NotNarrowable
-        routes = list(owner.routes)  # kept, so that no id is used again for another object
-        self._owners.append((owner, list(map(id, routes)), routes))
+        routes, version = list(owner.routes), fastapi.routes_version(owner) if depth else None
+        if version is None:
+            self._listed.append((owner, routes))
+        else:
+            self._counted.append((owner, routes, version))
+            self._nodes += [(owner, at, one) for at, one in enumerate(routes) if fastapi.is_included(one)]
         children: list[Any] = []
         for number, candidate in enumerate(candidates):
             position = (*at, number)
@@ -191,18 +225,46 @@ class _Trie:
         """The router with the routes that could match this path, or the path with its last slash toggled."""
         if "\n" in path or "//" in path:  # patterns forgive a newline at the end; toggling strips every slash
             return self._whole
-        key = tuple(sorted(set(self._positions(path))))
+        slashed = path.endswith("/")
+        state = self._start
+        for segment in (path[:-1] if slashed else path).split("/"):
+            following = state.literals.get(segment, state.other) or self._following(state, segment)
+            if following is None:
+                return self._of(self._positions(path))
+            state = following
+        found = state.slashed if slashed else state.found
+        if found is None:
+            found = self._of(self._positions(path))
+            if slashed:
+                state.slashed = found
+            else:
+                state.found = found
+        return found
+
+    def _following(self, state: _State, segment: str) -> _State | None:
+        """The state after one more segment; ``None`` where there are too many to keep."""
+        if self._states >= _MOST_STATES:
+            return None
+        following = _State(list(_after(state.nodes, segment)))
+        self._states += 1 + len(following.literals)
+        if segment in state.literals:
+            state.literals[segment] = following
+        else:
+            state.other = following
+        return following
+
+    def _of(self, positions: Iterable[Position]) -> Narrowed:
+        """The router with the routes at these positions."""
+        key = tuple(sorted(set(positions)))
         found = self._by_key.get(key)
         if found is None:
             if len(self._by_key) >= _MOST_LISTS:
                 self._by_key.clear()
             touched = self._first_level is not None and (not key or key[0][0] > self._first_level)
-            router = _copy(self._whole.router, self._with_first_level(_pick(self._top, key, 0), key))
-            found = self._by_key[key] = Narrowed(router, touched)
-        if len(path) <= _LONGEST_PATH:
-            if len(self.by_path) >= _MOST_PATHS:
-                self.by_path.clear()
-            self.by_path[path] = found
+            picked = _pick(self._top, key, 0)
+            lane = _lane(picked[0]) if len(key) == 1 else None
+            router = _copy(self._whole.router, self._with_first_level(picked, key))
+            found = self._by_key[key] = Narrowed(router, touched, lane)
         return found
 
     def _with_first_level(self, picked: list[Any], key: Sequence[Position]) -> list[Any]:
@@ -216,14 +278,9 @@ class _Trie:
     def _positions(self, path: str) -> Iterator[Position]:
         nodes = before = [self._root]
         for segment in path.split("/"):
-            before, nodes = nodes, []
+            before, nodes = nodes, list(_after(nodes, segment))
             for node in before:
                 yield from node.rests
-                literal = node.literals.get(segment)
-                if literal is not None:
-                    nodes.append(literal)
-                if node.parameter is not None:
-                    nodes.append(node.parameter)
         for node in nodes:
             yield from node.ends
             yield from node.rests
@@ -235,6 +292,15 @@ class _Trie:
                 yield from node.parameter.rests
         for node in before if path.endswith("/") else ():
             yield from node.ends
+
+
+def _after(nodes: Iterable[_Node], segment: str) -> Iterator[_Node]:
+    for node in nodes:
+        literal = node.literals.get(segment)
+        if literal is not None:
+            yield literal
+        if node.parameter is not None:
+            yield node.parameter
 
 
 def _standard(route: Any) -> bool:
@@ -261,6 +327,15 @@ def _pick(level: _Level, key: Sequence[Position], depth: int) -> list[Any]:
             picked.append(child)
         start = stop
     return picked
+
+
+def _lane(picked: Any) -> Lane:
+    """The way to the only route below what was picked."""
+    nodes = []
+    while fastapi.is_included(picked):
+        nodes.append(picked)
+        (picked,) = picked.effective_candidates()
+    return Lane(tuple(nodes), picked)
 
 
 def _copy(router: Router, routes: list[BaseRoute]) -> Router:

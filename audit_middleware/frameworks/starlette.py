@@ -38,14 +38,18 @@ def find(router: Router, scope: Scope, routes: Sequence[BaseRoute] | None = None
     probe: Scope = dict(scope)
     if fastapi.SCOPE_KEY in probe:
         probe[fastapi.SCOPE_KEY] = dict(probe[fastapi.SCOPE_KEY])
-    method = "WS" if scope["type"] == "websocket" else scope["method"]
-    prefix = scope.get(PREFIX, "")
+    method, prefix = method_of(scope), scope.get(PREFIX, "")
     try:
         if has_own_loop(router):
             raise ResolutionError(f"{type(router).__name__} has a match loop of its own")
         return _select(router, router.routes if routes is None else routes, probe, prefix, method)
     except ResolutionError as problem:
         return Found("unknown", method=method, detail=str(problem))
+
+
+def method_of(scope: Scope) -> str:
+    """The name a policy's ``routes:`` uses: the HTTP method, or ``WS``."""
+    return "WS" if scope["type"] == "websocket" else scope["method"]
 
 
 def has_own_loop(router: Router) -> bool:
@@ -76,7 +80,7 @@ def _select(router: Router, routes: Sequence[BaseRoute], probe: Scope, prefix: s
     if low is not None:
         route, child, template, full = low
         if isinstance(route, Route):
-            return _leaf(route, route, child, prefix, method, partial=not full)
+            return leaf(route, route, child, prefix, method, partial=not full)
         return Found("opaque" if full else "partial", prefix + template, method=method, detail="frontend")
     if router.default == router.not_found and type(router).not_found is Router.not_found:
         return Found("not_found", method=method)
@@ -106,15 +110,16 @@ def _found(route: BaseRoute, child: Scope, probe: Scope, prefix: str, method: st
         if chosen is None:  # the included router's own default answers
             return Found("default", default_template(prefix), method=method)
         return _included(chosen, prefix, method)
-    return _leaf(route, route, child, prefix, method, partial=partial)
+    return leaf(route, route, child, prefix, method, partial=partial)
 
 
 def _included(chosen: fastapi.Chosen, prefix: str, method: str) -> Found:
-    return _leaf(chosen.route, chosen.view, chosen.child, prefix, method, partial=not chosen.full)
+    return leaf(chosen.route, chosen.view, chosen.child, prefix, method, partial=not chosen.full)
 
 
-def _leaf(route: BaseRoute, view: Any, child: Scope, prefix: str, method: str, *, partial: bool) -> Found:
-    """``view`` is the object that carries the effective template: the route, or FastAPI's include context."""
+def leaf(route: BaseRoute, view: Any, child: Scope, prefix: str, method: str, *, partial: bool = False) -> Found:
+    """What a route that was selected is. ``view`` carries the effective template: the route, or FastAPI's include
+    context."""
     params = child.get("path_params", {})
     if isinstance(route, Mount):
         return _mounted(route.app, getattr(route, "_base_app", route.app), prefix + mount_template(view), child, method)

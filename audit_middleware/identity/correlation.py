@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace
+from opentelemetry.context import get_current
 from opentelemetry.trace import SpanContext, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -21,7 +22,9 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     import httpx
 
-_READ = frozenset((b"traceparent", b"tracestate", b"x-correlation-id", b"x-request-id"))
+CORRELATING = frozenset((b"traceparent", b"tracestate", b"x-correlation-id", b"x-request-id"))
+"""The headers that are read."""
+
 _IDS = frozenset((b"x-correlation-id", b"x-request-id"))
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -44,26 +47,34 @@ def correlate(headers: Iterable[tuple[bytes, bytes]], new_id: Callable[[], str])
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in _READ:
+        if name in CORRELATING:
             if name not in found:
                 found[name] = value
             elif value != found[name] or name not in _IDS:
                 # A comma is in no traceparent and no good ID: several lines that disagree are refused below.
                 found[name] = found[name][:_MAX_TRACESTATE] + b"," + value
-    context = get_current_span().get_span_context()
-    if not found and not context.is_valid:
+    context = _current_span()
+    if not found and context is None:
         return Correlation(new_id())
     wanted, bad_wanted = _identifier(found.get(b"x-correlation-id"))
     request, bad_request = _identifier(found.get(b"x-request-id"))
     trace = _trace(found)
     correlation = Correlation(wanted or request or new_id(), *trace, request, bad_wanted, bad_request)
-    return _joined(correlation, context) if context.is_valid else correlation
+    return correlation if context is None else _joined(correlation, context)
 
 
 def join_span(correlation: Correlation) -> Correlation:
     """The same correlation in the span that is current *now*; for a framework that starts its span below us."""
+    context = _current_span()
+    return correlation if context is None or context.is_remote else _joined(correlation, context)
+
+
+def _current_span() -> SpanContext | None:
+    """The context of the span that is current, if there is one. In an empty context there is none."""
+    if not get_current():
+        return None
     context = get_current_span().get_span_context()
-    return _joined(correlation, context) if context.is_valid and not context.is_remote else correlation
+    return context if context.is_valid else None
 
 
 def _joined(known: Correlation, context: SpanContext) -> Correlation:

@@ -20,10 +20,15 @@ from ..protocols import Scope
 __all__ = ["ClientAddress"]
 
 Network = IPv4Network | IPv6Network
+Headers = Sequence[tuple[bytes, bytes]]
 Header = Literal["x-forwarded-for", "forwarded"]
 
 _NAMES: dict[bytes, Header] = {b"x-forwarded-for": "x-forwarded-for", b"forwarded": "forwarded"}
+FORWARDING = frozenset(_NAMES)
+"""The headers that are read."""
+
 _MAX_LINE, _MAX_UNTRUSTED, _MAX_ENTRY = 8192, 16, 256
+_NOTHING_CLAIMED: dict[str, Any] = {"untrusted": [], "header": None}  # shared: nobody changes it
 _PORT = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9A-Za-z._-]*)?")
 _FOR = re.compile(r"""(?:^|;)\s*for\s*=\s*(?:"([^"\\]*)"|([^\s";]*))\s*(?=;|$)""", re.IGNORECASE)
 
@@ -55,12 +60,16 @@ class ClientAddress:
         # Proxies are few and clients come back: parsing an address costs microseconds, the cache a tenth of one.
         self._trusts: Callable[[str], bool] = lru_cache(4096)(self._in_networks)
 
-    def of(self, scope: Scope) -> tuple[str | None, dict[str, Any]]:
-        """(address of the initiator, the rest as `model.ForwardedPart`); ``None`` where nobody trusted knows it."""
-        lines = _lines(scope)
+    def of(self, scope: Scope, headers: Headers | None = None) -> tuple[str | None, dict[str, Any]]:
+        """(address of the initiator, the rest as `model.ForwardedPart`); ``None`` where nobody trusted knows it.
+
+        ``headers``: those of the request's that count here, where they have been picked already; default: all.
+        """
+        headers = scope["headers"] if headers is None else headers
+        lines = _lines(headers) if headers else None
         peer, resolved = _peer(scope)
         if not lines:
-            return peer, {"untrusted": [], "header": None}
+            return peer, _NOTHING_CLAIMED
         header = self._header if self._header in lines else next(iter(lines))
         entries = _entries(header, lines[header])
         believed = header == self._header and not resolved and self._is_proxy(peer)
@@ -103,10 +112,10 @@ def _network(text: str) -> Network:
     return network
 
 
-def _lines(scope: Scope) -> dict[Header, str]:
+def _lines(headers: Headers) -> dict[Header, str]:
     """The forwarding headers there are; several lines of one are one list (RFC 9110, 5.3)."""
     lines: dict[Header, str] = {}
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name in _NAMES:
             known = _NAMES[name]
             text = value.decode("latin-1")

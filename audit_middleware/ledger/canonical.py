@@ -16,13 +16,15 @@ order (UTF-16 code units) is the order of the bytes. The result is valid JCS out
 
 Sources: RFC 8785 (JCS) section 3.2, RFC 7493 (I-JSON) for the range of integers, C2SP tlog-tiles v0.1.0 for the size.
 
-Cost on a 1.5 kB record (Python 3.11): `encode_trusted` 1.6 us, `encode` 8 us, `decode` 6.5 us. The checks let C code
-do the work: bytes are decoded again and compared; only bytes that could hide a forbidden value are walked in Python.
+Cost on a 1.5 kB record (Python 3.11): `encode_trusted` 1.6 us, `encode_built` 1.9 us, `encode` 8 us, `decode` 6.5 us.
+The checks let C code do the work: bytes are decoded again and compared; only bytes that could hide a forbidden value
+are walked in Python.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -46,6 +48,7 @@ def _no_float(text: str) -> Any:
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(dict[str, Any], float_hook=_no_float)
+_any_decoder = msgspec.json.Decoder(float_hook=_no_float)
 
 # Every integer out of range has 16 digits or more: one C pass over the bytes rules them out. Digits inside strings
 # (trace ids) match now and then; what stands before them tells them from numbers.
@@ -65,16 +68,58 @@ def encode(value: dict[str, Any]) -> bytes:
     """
     if not isinstance(value, dict):
         raise RecordError(f"$: an entry is one object, not {type(value).__name__}")
+    data = _encode_bounded(value)
+    if not _same(_decoder, data, value) or suspicious(data):
+        check(value)
+    return data
+
+
+def encode_built(value: dict[str, Any], foreign: Iterable[Any]) -> bytes:
+    """`encode`, same bytes and same errors, for a value whose shape is our own: only its ``foreign`` parts are checked.
+
+    Everything else in it must be built of dictionaries with names of type str, lists, None, booleans, integers that
+    cannot leave the range, and text. Text need not be looked at: the encoder refuses what is no UTF-8 and what is of
+    another type than str, but for enumerations, which are written as their values. Names are looked at wherever they
+    are, and so is the size.
+    """
+    data = _encode_bounded(value)
+    sure = True
+    for part in foreign:
+        if part and not _is_text(part):
+            sure = False  # digits and depth can be told from the bytes only
+            if not _same(_any_decoder, _encoder.encode(part), part):
+                check(value)
+    if not sure:
+        if suspicious(data):
+            check(value)
+    elif _has_non_ascii_name(data):
+        check(value)
+    return data
+
+
+def _encode_bounded(value: dict[str, Any]) -> bytes:
     data = encode_trusted(value)
     if len(data) > MAX_ENTRY:
         raise RecordError(f"$: entry has {len(data)} bytes, at most {MAX_ENTRY} are allowed")
-    try:
-        same = _decoder.decode(data) == value
-    except (msgspec.DecodeError, RecursionError):
-        same = False
-    if not same or suspicious(data):
-        check(value)
     return data
+
+
+def _same(decoder: msgspec.json.Decoder[Any], data: bytes, value: Any) -> bool:
+    """Do these bytes read as the value that they were made of, without any float?"""
+    try:
+        return bool(decoder.decode(data) == value)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def _is_text(part: Any) -> bool:
+    """Is this nothing but text by name?"""
+    if type(part) is not dict:
+        return False
+    for name, text in part.items():  # noqa: SIM110 - a generator takes twice the time
+        if type(name) is not str or type(text) is not str:
+            return False
+    return True
 
 
 def encode_trusted(value: Any) -> bytes:
@@ -163,11 +208,11 @@ def _check_scalar(item: str | int, path: _Path) -> None:
 
 def suspicious(data: bytes) -> bool:
     """True when canonical-looking bytes might hold a big integer, a non-ASCII name or deep nesting."""
-    return (
-        _has_long_number(data)
-        or data.count(b"{") + data.count(b"[") > MAX_DEPTH
-        or (not data.isascii() and _NON_ASCII_NAME.search(data) is not None)
-    )
+    return _has_long_number(data) or data.count(b"{") + data.count(b"[") > MAX_DEPTH or _has_non_ascii_name(data)
+
+
+def _has_non_ascii_name(data: bytes) -> bool:
+    return not data.isascii() and _NON_ASCII_NAME.search(data) is not None
 
 
 def _has_long_number(data: bytes) -> bool:

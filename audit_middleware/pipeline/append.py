@@ -6,8 +6,8 @@ asked to: `Writer.submit` is an append to a deque.
 How long a record waits:
 
 * while a commit is in progress, records gather for the next one: under load, batching costs no waiting at all;
-* when the thread is idle and nobody waits for the record, it lingers up to ``linger_ms`` for others to come; a waiter,
-  or 64 queued records, end that at once.
+* where nobody waits for the record and others are expected, by those that came lately, it lingers up to ``linger_ms``
+  for them (`company`); a waiter, or 256 queued records, end that at once. Where few come, no record waits at all.
 
 What happens when the store fails (sequencing is the store's; this only repeats):
 
@@ -19,6 +19,8 @@ What happens when the store fails (sequencing is the store's; this only repeats)
   for room or calls `Writer.lost`;
 * with a spool, the batch and what comes meanwhile is set aside on disk instead (`LogSpooled` tells the waiters), and
   sent to the log before anything else once it takes records again, in the same order;
+* without the keys that seal what is personal, records stay in the queue, as if the log had failed. Only when the queue
+  is half full, or the writer closes, are they set aside, and then without their personal fields;
 * whatever was lost is told to the log by a gap record: the first thing written after what was kept.
 
 If the process dies here: records that were submitted and not yet committed are gone. Who cannot accept that awaits
@@ -45,10 +47,11 @@ from ..model import Receipt
 from ..protocols import Clock, LogStore, Sealer
 from .batch import Batch, Counters, Encode, Fallback, Gap, MakeGap
 from .committer import ENOUGH, IDLE, LINGERING, Committer
+from .custody import Custody
 from .outage import MakeReplayed, OpenSpool, Outage
 from .pulse import Pulse
 from .seal import make_sealer
-from .waiting import Waiter, refuse, wait_in_loop, wait_in_thread
+from .waiting import Awaited, Waiter, refuse, wait_in_loop, wait_in_thread
 
 __all__ = ["ENOUGH", "MAX_LINGER_MS", "Counters", "Writer", "make_sealer"]
 
@@ -75,6 +78,7 @@ class Writer(Committer):
         make_pulse: Callable[[], Pulse] | None = None,
         open_spool: OpenSpool | None = None,
         make_replayed: MakeReplayed | None = None,
+        custody: Custody | None = None,
         clock: Clock = time.time_ns,
         max_records: int = 4096,
         max_bytes: int = 8 * 2**20,
@@ -92,15 +96,16 @@ class Writer(Committer):
             make_pulse: Gives what makes heartbeats and watches the clock, once for each process; default: neither.
             open_spool: Gives the place where records wait while the store fails; without it they wait in memory.
             make_replayed: Gives the item that tells how many records came to the log by way of the spool.
+            custody: Keeps the keys that ``encode`` needs for what is personal.
             clock: For ``recorded_at``, which never goes back within a process.
             max_records: Bound of all records in memory that are not committed.
             max_bytes: Size at which a batch takes no further record.
-            linger_ms: Longest wait for company of a record that nobody waits for; 0 to 50.
+            linger_ms: Longest wait for company of a record that nobody waits for; 0 to 50. 0: none ever waits.
             timeout_s: How long `commit`, `submit_wait`, `room` and `close` wait by default.
         """
         if not 0 <= linger_ms <= MAX_LINGER_MS:
             raise ValueError(f"linger_ms is {linger_ms}, not 0 to {MAX_LINGER_MS}")
-        make_batch = partial(Batch, encode, on_unencodable, make_gap, clock, max_bytes, self.lost)
+        make_batch = partial(Batch, encode, on_unencodable, make_gap, clock, max_bytes, self.lost, custody)
         outage = partial(Outage, open_spool, make_replayed)
         super().__init__(open_store, seal, make_batch, outage, make_pulse, max_records, linger_ms / 1000)
         self._clock = clock
@@ -172,18 +177,30 @@ class Writer(Committer):
             self._counters = replace(self._counters, dropped=self._counters.dropped + count)
         self._ensure_thread()
         if self._mode == IDLE:
-            self._bell.put(None)
+            self._ring()
 
     @property
     def full(self) -> bool:
         """True when `submit` would raise `LogBusy`."""
         return self.backlog >= self._max_records
 
+    def takes_records(self) -> bool:
+        """Is the log `available`, and is there room in the queue? Asked at every request, so in one piece."""
+        if self._outage.pause or self._keyless:
+            return False
+        since = self._committing_since
+        if since is not None and time.monotonic() - since >= self._timeout:
+            return False
+        return len(self._queue) + len(self._batch.entries) < self._max_records
+
     @property
     def available(self) -> bool:
-        """False while the log takes no records: the last commit failed, or one has been hanging for too long."""
+        """False while the log takes no records: the last commit failed, one has been hanging for too long, or what is
+        personal cannot be sealed."""
         since = self._committing_since
-        return not self._outage.pause and (since is None or time.monotonic() - since < self._timeout)
+        if self._outage.pause or self._keyless:
+            return False
+        return since is None or time.monotonic() - since < self._timeout
 
     @property
     def counters(self) -> Counters:
@@ -207,36 +224,41 @@ class Writer(Committer):
         if thread is not None:
             self._bell.put(None)
             thread.join(timeout_s)
-        left = [*self._batch.waiters, *(waiter for _, waiter in list(self._queue))]
+        left = [*self._batch.waiters, *(one.waiter for one in list(self._queue) if type(one) is Awaited)]
         refuse([*left, *list(self._rooms)], LogUnavailable("the writer was closed before the record was written"))
         return len(left)
 
     def _put(self, item: Any, waiter: Waiter | None, bound: int) -> bool:
         """Queues an item; False if ``bound`` records are waiting already."""
-        self._ensure_thread()
+        if self._thread is None:
+            self._ensure_thread()
         if self._closing:
             raise LogUnavailable("the writer was closed")
         waiting = self._queue
-        if len(waiting) + len(self._batch) >= bound:
+        if len(waiting) + len(self._batch.entries) >= bound:
             return False
-        waiting.append((item, waiter))
-        if waiter is not None:
+        if waiter is None:
+            waiting.append(item)
+        else:
+            waiting.append(Awaited(item, waiter))
             self._urgent = True
         # The thread says what it sleeps for before it looks at the queue a last time, and we look at that after the
         # append: one of the two sees the other.
         mode = self._mode
         if mode == IDLE or (mode == LINGERING and (self._urgent or len(waiting) >= ENOUGH)):
-            self._bell.put(None)
+            self._ring()
         return True
+
+    def _ring(self) -> None:
+        if self._bell.empty():  # else it will hear one that it has not heard yet, and look at the queue after that
+            self._bell.put(None)
 
     def _enter_room(self, waiter: Waiter) -> None:
         self._rooms.append(waiter)
         self._open_rooms()  # a place may have come free before the thread could see us
 
     def _ensure_thread(self) -> None:
-        if self._process != os.getpid():
-            self._begin()  # forked by code that does not run Python's handlers
-        if self._thread is None:
+        if self._thread is None:  # after a fork, too: `_begin_anew`
             with self._guard:
                 if self._thread is None and not self._closing:
                     self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)

@@ -16,12 +16,17 @@ import msgspec
 
 from ..errors import RecordError
 from ..model import Receipt
+from ..privacy.sealing import KEY_ERRORS
 from ..protocols import Clock
 from ..stores.frames import check_entry
-from .waiting import Waiter, refuse
+from .custody import Custody
+from .waiting import Waiter, parted, refuse
 
 LONGEST = 1024
 """Most records in one commit: bounds how long the thread holds the interpreter while it encodes."""
+
+SLICE = 16
+"""So many records are made before event loops get a turn: about half a millisecond that the interpreter is ours."""
 
 Encode = Callable[[Any, int, int], bytes]
 """``encode(item, sequence, recorded_at_ns)`` returns the entry. Called in the writer's thread."""
@@ -79,39 +84,102 @@ class Batch:
         clock: Clock,
         max_bytes: int,
         lost: Callable[[str], None],
+        custody: Custody | None = None,
     ) -> None:
-        """``lost(cause)`` is called for each item for which there is no entry at all."""
+        """``lost(cause)`` is called for each item for which there is no entry at all; ``custody`` keeps the keys that
+        ``encode`` needs."""
         self._encode = encode
         self._on_unencodable = on_unencodable
         self._make_gap = make_gap
         self._clock = clock
         self._max_bytes = max_bytes
         self._lost = lost
+        self._custody = custody
         self._sequence = 0
         self._recorded_at = 0
         self._size = 0
         self.entries: list[bytes] = []
         self.waiters: list[Waiter | None] = []
+        self._names: list[str | None] = []  # action ids of those that somebody waits for, where the item tells it
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def fill(self, waiting: deque[tuple[Any, Waiter | None]], gap: Gap | None) -> None:
-        """Takes items from the left of the queue; a gap comes behind what was kept and before what is new."""
+    def fill(
+        self,
+        waiting: deque[Any],
+        gap: Gap | None,
+        *,
+        withholds: bool = False,
+        turn: Callable[[], None] | None = None,
+    ) -> None:
+        """Takes what is in the queue, from the left; a gap comes behind what was kept and before what is new.
+
+        ``withholds``: personal fields are dropped. ``turn`` is called now and then, never while keys are not durable.
+
+        Raises:
+            SubjectKeysError, MasterKeyError: a record needs keys that are not to be had, or not durable. All items are
+                in the queue again, in their order.
+        """
         now = self._recorded_at = max(self._recorded_at, self._clock())
         if gap is not None:
             self._add_gap(gap, now)
-        while waiting and len(self.entries) < LONGEST and self._size < self._max_bytes:
+        if self._custody is None:
+            self._take(waiting, now, turn)
+            return
+        kept, sequence, size = len(self.entries), self._sequence, self._size
+        taken: list[Any] = []
+        try:
+            self._custody.begin(withholds=withholds)
+            self._take(waiting, now, turn, taken)
+            for told in self._custody.settle():
+                self._add(told, None, now)
+        except KEY_ERRORS:
+            self._custody.drop()
+            waiting.extendleft(reversed(taken))
+            del self.entries[kept:], self.waiters[kept:], self._names[kept:]
+            self._sequence, self._size = sequence, size
+            raise
+
+    def acknowledged(self) -> None:
+        """The log has all that this batch and those before it held."""
+        if self._custody is not None:
+            self._custody.acknowledged()
+
+    def close(self) -> None:
+        """Releases what was needed to encode."""
+        if self._custody is not None:
+            self._custody.close()
+
+    def _take(
+        self,
+        waiting: deque[Any],
+        now: int,
+        turn: Callable[[], None] | None,
+        taken: list[Any] | None = None,
+    ) -> None:
+        """``taken`` gets the items that have an entry now."""
+        for left in range(len(waiting), 0, -1):
+            if len(self.entries) >= LONGEST or self._size >= self._max_bytes:
+                return
+            if turn is not None and left % SLICE == 0 and not (self._custody and self._custody.owing):
+                turn()
             # Encoded before it leaves the queue: seen from outside, a record is always in one of the two.
-            item, waiter = waiting[0]
+            queued = waiting[0]
+            item, waiter = parted(queued)
+            count = len(self.entries)
             self._add(item, waiter, now)
             waiting.popleft()
+            if taken is not None and len(self.entries) > count:
+                taken.append(queued)
 
     def _add(self, item: Any, waiter: Waiter | None, now: int) -> None:
         # Broad on purpose, twice: whatever is wrong with one item, the others of the batch must reach the log.
         try:
             entry = self._encode(item, self._sequence, now)
             check_entry(entry)
+        except KEY_ERRORS:
+            raise
         except Exception as error:
             _log.warning("a record cannot be encoded: %s", error)
             try:
@@ -121,7 +189,7 @@ class Batch:
                 self._lost("unencodable")
                 refuse([waiter], RecordError(f"the record cannot be encoded: {error}"))
                 return
-        self._put(entry, waiter)
+        self._put(entry, waiter, item)
 
     def _stand_in(self, item: Any, error: Exception, now: int) -> bytes:
         if self._on_unencodable is None:
@@ -140,13 +208,15 @@ class Batch:
         except Exception as error:  # broad: see `_add`; trying again would fail again
             _log.error("%d records were lost, and the gap record cannot be encoded: %s", gap.count, error)
             return
-        self._put(entry, None)
+        self._put(entry, None, item)
 
-    def _put(self, entry: bytes, waiter: Waiter | None) -> None:
+    def _put(self, entry: bytes, waiter: Waiter | None, item: Any) -> None:
         self._sequence += 1
         self._size += len(entry)
         self.entries.append(entry)
         self.waiters.append(waiter)
+        # Asked of the item as long as we have it: to read it back from the entry takes longer.
+        self._names.append(None if waiter is None else getattr(item, "action_id", None))
 
     def give_up_waiters(self) -> list[Waiter | None]:
         """Returns the waiters and forgets them; the entries are kept."""
@@ -155,13 +225,13 @@ class Batch:
 
     def receipts(self, origin: str, first: int) -> Iterator[tuple[Waiter, Receipt]]:
         """Yields what each waiter gets, given the log index of the batch's first entry."""
-        for index, (entry, waiter) in enumerate(zip(self.entries, self.waiters, strict=True), first):
+        for at, waiter in enumerate(self.waiters):
             if waiter is not None:
-                yield waiter, Receipt(origin, index, _action_id(entry))
+                yield waiter, Receipt(origin, first + at, self._names[at] or _action_id(self.entries[at]))
 
     def clear(self) -> None:
         """Forgets entries that were acknowledged."""
-        self.entries, self.waiters, self._size = [], [], 0
+        self.entries, self.waiters, self._names, self._size = [], [], [], 0
 
 
 def _action_id(entry: bytes) -> str:

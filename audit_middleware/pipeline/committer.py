@@ -15,18 +15,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import EntriesPruned, LogBusy, LogDamaged, LogForked, StoreError
+from ..errors import EntriesPruned, LogBusy, LogDamaged, LogForked, LogUnavailable, StoreError
 from ..model import Head
+from ..privacy.sealing import KEY_ERRORS
 from ..protocols import KnowsCommits, LogStore, Sealer
 from .batch import Batch, Counters, Gap
+from .company import Company
 from .outage import Outage
 from .pulse import Pulse
-from .waiting import Waiter, refuse, resolve
+from .waiting import Awaited, Waiter, refuse, resolve
 
-ENOUGH = 64
-"""So many queued records are worth a commit of their own."""
+ENOUGH = 256
+"""So many queued records are worth a commit of their own: more of them save next to nothing."""
+
+_TURN = 0.000_05
+"""Seconds of sleep that give it away; a sleep of 0 takes it back before anybody else has woken up."""
+
+_TURNS = 0.01
+"""Seconds after which no more turns are given: a loop that never sleeps may keep the interpreter for 5 ms each time."""
 
 _CLOSING_PAUSE = 0.25
+_LOOK = 0.05  # seconds between two looks at the queue while keys are missing
 
 # What the thread is about to sleep for; a submitter rings the bell only if that is what the thread waits for.
 AWAKE, IDLE, LINGERING = range(3)
@@ -96,7 +105,7 @@ class Committer:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._mode = AWAKE
         self._urgent = False
-        self._queue: deque[tuple[Any, Waiter | None]] = deque()
+        self._queue: deque[Any] = deque()  # items, and those that are `Awaited`
         self._rooms: deque[Waiter] = deque()
         self._closing = False
         self._last_try = False
@@ -107,10 +116,12 @@ class Committer:
         self._beats = self._pulse is not None and self._pulse.interval_s > 0
         # Only the thread writes what follows.
         self._quiet_since = time.monotonic()
+        self._company = Company(self._linger)
         self._store: LogStore | None = None
         self._batch = self._make_batch()
         self._outage = self._make_outage()
         self._committing_since: float | None = None
+        self._keyless = False  # what is personal cannot be sealed
 
     @property
     def backlog(self) -> int:
@@ -124,21 +135,55 @@ class Committer:
                 self._replay()
                 continue
             self._linger_for_company()
-            self._fill()
-            if self._batch:
+            if self._fill() and self._batch:
                 self._commit()
             self._open_rooms()
         if self._batch or self._queue or self._gap:
             self._set_all_aside()  # out of time, behind a long spool or a slow store: the next process sends it
         self._outage.close()
+        self._batch.close()
         self._drop_store()
 
-    def _fill(self) -> None:
-        self._urgent = False
+    def _fill(self, *, withholds: bool = False) -> bool:
+        """Makes entries of what is queued; False where keys are missing for what is personal in it. Event loops get
+        their turns in between, unless somebody waits for us."""
+        urgent, self._urgent = self._urgent, False
         with self._guard:
             gap, self._gap = self._gap, None
         self._look_at_clock()
-        self._batch.fill(self._queue, gap)
+        self._company.taken(len(self._queue))
+        until = time.monotonic() + _TURNS
+
+        def turn() -> None:
+            if not (urgent or self._urgent or self._closing) and time.monotonic() < until:
+                time.sleep(_TURN)
+
+        try:
+            self._batch.fill(self._queue, gap, withholds=withholds, turn=turn)
+        except KEY_ERRORS as error:
+            self._keyless = True
+            self._outage.failed(error)
+            self._count(failed=1)
+            self._refuse_queued()
+            return False
+        if not withholds:
+            self._keyless = False
+        return True
+
+    def _refuse_queued(self) -> None:
+        """Nobody waits for a record that cannot be sealed; it stays in the queue."""
+        waiters = []
+        for at, queued in enumerate(list(self._queue)):  # others only append
+            if type(queued) is Awaited:
+                self._queue[at] = queued.item
+                waiters.append(queued.waiter)
+        if waiters:
+            refuse(waiters, LogUnavailable(f"the record waits: {self._outage.problem}"))
+
+    @property
+    def _pressed(self) -> bool:
+        """Must records leave the memory, even without what is personal in them?"""
+        return self._closing or self.backlog >= self._max_records // 2
 
     def _pause_over(self) -> bool:
         """After a failed commit: waits before the next attempt, and sets aside what comes meanwhile. False when the
@@ -147,7 +192,10 @@ class Committer:
         until = time.monotonic() + outage.pause
         spooling = outage.has_spool
         while not self._closing and (left := until - time.monotonic()) > 0:
-            if spooling and (self._batch or self._queue or self._gap):
+            if self._keyless and not self._pressed:
+                self._refuse_queued()
+                self._hear_bell(min(left, _LOOK))
+            elif spooling and (self._batch or self._queue or self._gap):
                 spooling = self._set_aside()
             else:
                 self._sleep(left) if spooling else self._hear_bell(left)
@@ -160,7 +208,9 @@ class Committer:
 
     def _set_aside(self) -> bool:
         """Moves what waits in memory to the spool; False where that fails."""
-        self._fill()
+        filled = self._fill(withholds=True) if self._keyless and self._pressed else self._fill()
+        if not filled and not (self._pressed and self._fill(withholds=True)):
+            return False
         count = len(self._batch)
         if count and not self._outage.set_aside(self._batch):
             return False
@@ -179,7 +229,7 @@ class Committer:
         """Sends what waits longest; what comes meanwhile waits behind it, in memory or in the spool."""
         told = self._outage.replay(self._append)
         if told is not None:
-            self._queue.append((told, None))
+            self._queue.append(told)
         elif self.backlog >= self._max_records // 2:
             self._set_aside()
 
@@ -189,6 +239,7 @@ class Committer:
             if self._closing:
                 return False
             self._sleep(self._until_beat())
+            self._company.begin()
             self._beat_if_due()
         return True
 
@@ -199,11 +250,11 @@ class Committer:
     def _beat_if_due(self) -> None:
         with self._guard:  # against `stop_beating`
             if self._pulse and self._until_beat() == 0 and not (self._queue or self._gap or self._closing):
-                self._queue.append((self._pulse.beat(), None))
+                self._queue.append(self._pulse.beat())
 
     def _look_at_clock(self) -> None:
         if self._pulse and (told := self._pulse.step()) is not None:
-            self._queue.appendleft((told, None))  # before the first record with the new time
+            self._queue.appendleft(told)  # before the first record with the new time
 
     def _sleep(self, seconds: float | None) -> None:
         """Until something is queued, or the time is over."""
@@ -213,9 +264,10 @@ class Committer:
         self._mode = AWAKE
 
     def _linger_for_company(self) -> None:
-        until = time.monotonic() + self._linger
-        self._mode = LINGERING
-        while not self._worth_it() and (left := until - time.monotonic()) > 0:
+        while (left := self._company.left()) > 0:
+            self._mode = LINGERING  # again after each bell: it may be of one who had seen us idle
+            if self._worth_it():
+                break
             self._hear_bell(left)
         self._mode = AWAKE
 
@@ -235,6 +287,7 @@ class Committer:
         receipts = list(batch.receipts(self._origin, head.size - count))
         batch.clear()
         resolve(receipts)
+        batch.acknowledged()
 
     def _append(self, entries: list[bytes]) -> Head | None:
         """One commit; ``None`` where it failed."""
@@ -251,7 +304,8 @@ class Committer:
         finally:
             self._committing_since = None
         self._known = head
-        self._outage.over()
+        if not self._keyless:
+            self._outage.over()
         self._quiet_since = time.monotonic()
         self._count(written=len(entries), batches=1)
         return head

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from ..model import Decision, Resource, Subject
@@ -23,6 +24,7 @@ from .facts import Facts, Problem, Resolved
 from .offered import Headers, confirms, reason_of
 
 _NO_HEADERS: Headers = ()
+_NO_RESOURCE, _NO_CONTEXT = Resource(), MappingProxyType[str, Any]({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,17 @@ def decide(
     return decision
 
 
+def decide_by_role(policy: Policy, resolved: Resolved, subject: Subject, problem: Problem | None) -> Decision | None:
+    """What `decide` would say, where that follows from the caller's roles alone and the log takes records; else
+    ``None``. Most requests are decided here: nothing of the request has to be gathered for it."""
+    rule = resolved.rule
+    if rule is None:
+        return policy.no_route if resolved.cause == "no_route" else None
+    if not rule.by_role or problem is not None:
+        return None
+    return rule.decide(subject, _NO_RESOURCE, _NO_CONTEXT)
+
+
 def held_against(standing: Standing, policy: Policy, resolved: Resolved) -> Decision | None:
     """The decision about a caller who stands on the list of blocks; ``None`` where records are only flagged."""
     block = standing.block
@@ -92,7 +105,7 @@ def _by_policy(
 ) -> Decision:
     cause = resolved.cause
     if cause == "no_route":
-        return Decision("not_applicable", "no_route", policy_digest=policy.digest, mode=policy.mode)
+        return policy.no_route
     if cause == "exempt" or (cause == "unannotated" and policy.default == "allow"):
         return Decision("allow", cause, policy_digest=policy.digest, mode=policy.mode, detail=resolved.detail)
     if cause is not None:
@@ -105,12 +118,11 @@ def _by_policy(
     return policy.evaluate(resolved.action.name, subject, resource, context)
 
 
-def announced(facts: Facts, resolved: Resolved) -> bool:
-    """Must an intent record be durable before this request runs (``guarantee: before``)? Once, however many routers it
-    passes; but once more where the first is not durable, or a middleware has led the request somewhere else."""
-    rule = resolved.rule
-    before = rule is not None and rule.guarantee == "before"
-    return before and facts.announced != facts.aim and not facts.decision.refused
+def announced(facts: Facts) -> bool:
+    """Must an intent record be durable before this request, of an action with ``guarantee: before``, runs? Once,
+    however many routers it passes; but once more where the first is not durable, or a middleware has led the request
+    somewhere else."""
+    return facts.announced != facts.aim and not facts.decision.refused
 
 
 def context_of(facts: Facts) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from ..context import Notes
 from ..model import NOBODY, Action, Cause, Decision, Found, Level, Resource, Severity, Subject
 from ..policy.evaluate import CompiledAction
 from ..protocols import LimitStore, Message
+from .offered import Headers
 
 NOT_DECIDED = Decision("not_applicable", "no_route")
 UNFINISHED = Decision("deny", "error", detail="the decision was not completed")
@@ -22,8 +25,7 @@ Problem = Literal["credential_refused", "identity_unavailable", "identity_error"
 """What can be wrong with a caller's identity."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True, gc=False):
     """The action of a route, or the reason why no rule is asked (``cause``)."""
 
     action: Action | None = None
@@ -61,14 +63,20 @@ class Lease:
     name: str
 
 
-@dataclass(slots=True)
-class Facts:
-    """One request. Times are nanoseconds; ``arrived_ns`` is wall clock, the other two are monotonic."""
+class Facts(msgspec.Struct, eq=False):
+    """One request. Times are nanoseconds; ``arrived_ns`` is wall clock, the other two are monotonic.
+
+    Hundreds of them wait for the writer at a time. Python's collector of cycles walks over every container among what
+    waits, and over all of the service's memory the sooner the more there are: so there are few, and what is mostly
+    empty is a tuple, of which there is but one.
+    """
 
     notes: Notes
     protocol: str
     method: str
-    scope: Any
+    path: str
+    query: bytes
+    headers: Headers
     arrived_ns: int
     started_ns: int
     ended_ns: int = 0
@@ -81,7 +89,7 @@ class Facts:
     event: str | None = None
     severity: Severity = "info"
     level: Level = "metadata"
-    resource: Resource = field(default_factory=Resource)
+    known_resource: Resource | None = None  # see `resource`
     subject: Subject = NOBODY
     decision: Decision = NOT_DECIDED
     inputs: Mapping[str, Any] | None = None  # what the decision's rules read
@@ -94,17 +102,33 @@ class Facts:
     degrade: bool = False  # without the log, the spool will do
     intent_id: str | None = None  # of the record that announced this request before it ran
     announced: tuple[str | None, ...] | None = None  # what a durable intent was about: `aim`, then
-    unread: list[Message] = field(
-        default_factory=list
-    )  # messages that a rule read and nobody else, of a refused request
+    # messages that a rule read and nobody else, of a refused request
+    unread: list[Message] | None = None
     aborted: bool = False
     error: str | None = None
     request_size: int = 0
     response_size: int = 0
     request_body: Capture | None = None
     response_body: Capture | None = None
-    flags: list[str] = field(default_factory=list)
+    flags: tuple[str, ...] = ()
     leases: tuple[Lease, ...] = ()
+
+    @property
+    def resource(self) -> Resource:
+        """What is acted on. Made when it is first asked for: where only roles count, that is by the writer."""
+        known = self.known_resource
+        if known is None:
+            known = self.known_resource = resource_of(self.action, self.found.path_params if self.found else {})
+        return known
+
+    @resource.setter
+    def resource(self, resource: Resource) -> None:
+        self.known_resource = resource
+
+    @property
+    def action_id(self) -> str:
+        """The record's identity."""
+        return self.notes.action_id
 
     @property
     def aim(self) -> tuple[str | None, ...]:
@@ -135,7 +159,24 @@ class Facts:
     def flag(self, name: str) -> None:
         """Notes an anomaly once."""
         if name not in self.flags:
-            self.flags.append(name)
+            self.flags = (*self.flags, name)
+
+
+def resource_of(action: Action | None, params: Mapping[str, Any]) -> Resource:
+    """The resource that an action's template names: ``invoice/{invoice_id}`` is type ``invoice`` and that id.
+
+    The path parameters are the resource's properties for conditions. A template that names a parameter the route does
+    not have leaves the id unknown; the inventory refuses such a template at start.
+    """
+    if action is None or action.resource is None:
+        return Resource(properties=params)
+    kind, _, template = action.resource.partition("/")
+    if not template:
+        return Resource(kind, None, params)
+    try:
+        return Resource(kind, template.format_map({key: str(value) for key, value in params.items()}), params)
+    except (KeyError, ValueError, IndexError):
+        return Resource(kind, None, params)
 
 
 @dataclass(frozen=True, slots=True)

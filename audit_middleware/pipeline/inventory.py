@@ -120,7 +120,8 @@ def _resolved(route: RouteInfo, policy: Policy, today: date) -> Resolved:
     kind: FoundKind = "opaque" if route.kind == "opaque" else "route"
     methods = _METHODS if route.method == "*" else (route.method,)
     answers = [
-        resolve(Found(kind, route.template, action=route.action, method=method), policy, today) for method in methods
+        resolve(Found(kind, route.template, action=route.action, method=method), policy, lambda: today)
+        for method in methods
     ]
     return next((answer for answer in answers if answer.cause in (None, "exempt")), answers[0])
 

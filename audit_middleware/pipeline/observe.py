@@ -15,7 +15,9 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
+
+import msgspec
 
 from ..context import RUNNING
 from ..errors import LogUnavailable, RouteMismatch
@@ -39,6 +41,9 @@ class Recording(Protocol):
 NO_RECORD = Refusal(503, "Service Unavailable", {"retry-after": "5"})
 """What stands in the place of a response whose record is not durable. The handler has run."""
 
+CAPTURED = frozenset({"request", "response"})
+"""Levels of records that hold bodies."""
+
 _HTTP = {"type": "http"}
 _NORMAL_CLOSE = frozenset({1000, 1001, 1005, None, *range(3000, 5000)})  # from 3000 on: the application's own codes
 
@@ -50,7 +55,6 @@ async def observe(
     """Runs ``app`` once. ``headers`` are added to the response's first message."""
     kind = _Http if facts.protocol == "http" else _WebSocket
     seen = kind(receive, send, facts, headers, recording)
-    finish = recording.finish
     outermost = scope.get("app")  # a mounted application puts itself there
     try:
         await app(scope, seen.receive, seen.send)
@@ -59,14 +63,16 @@ async def observe(
         if facts.sealed and isinstance(error, Exception):
             await recording.seal(facts)  # a 500, or a stream cut off: nothing to take back if it fails
         unanswered = isinstance(error, Exception) and not facts.started and facts.protocol == "http"
-        page = _ErrorPage(facts, headers, finish)
+        page = _ErrorPage(facts, headers, recording.finish)
         if unanswered and await_error_page(outermost, scope, page):
             asyncio.get_running_loop().call_soon(page.give_up)
         else:
-            finish(facts)
+            recording.finish(facts)
         raise
-    await seen.end()
-    finish(facts)
+    if seen.prefix:  # a WebSocket: only there is something left to do
+        await seen.end()
+    if not facts.finished:
+        recording.finish(facts)
 
 
 class _ErrorPage:
@@ -110,29 +116,21 @@ def _note(error: BaseException, facts: Facts) -> None:
         facts.error = type(error).__name__
 
 
-class _Http:
+class _Http(msgspec.Struct, eq=False):
     """The two channels of an HTTP request."""
 
-    prefix = ""  # of the types of a response's messages
-    __slots__ = (
-        "_facts", "_finish", "_headers", "_held", "_length", "_over", "_receive", "_recording", "_send", "_trailers",
-        "_withheld",
-    )  # fmt: skip
+    prefix: ClassVar[str] = ""  # of the types of a response's messages
 
-    def __init__(
-        self, receive: Receive, send: Send, facts: Facts, headers: list[tuple[bytes, bytes]], recording: Recording
-    ) -> None:
-        self._receive = receive
-        self._send = send
-        self._facts = facts
-        self._headers = headers
-        self._recording = recording
-        self._finish = recording.finish
-        self._held: Message | None = None  # a sealed response's start, until there is more of it
-        self._length: int | None = None  # of a sealed response's body, where it says so
-        self._withheld = False  # a wait for the record that failed, or was cancelled: no end is shown any more
-        self._trailers = False
-        self._over = False  # the last message is on its way: what is received now is not about this exchange
+    _receive: Receive
+    _send: Send
+    _facts: Facts
+    _headers: list[tuple[bytes, bytes]]
+    _recording: Recording
+    _held: Message | None = None  # a sealed response's start, until there is more of it
+    _length: int | None = None  # of a sealed response's body, where it says so
+    _withheld: bool = False  # a wait for the record that failed, or was cancelled: no end is shown any more
+    _trailers: bool = False
+    _over: bool = False  # the last message is on its way: what is received now is not about this exchange
 
     async def receive(self) -> Message:
         facts = self._facts
@@ -152,17 +150,27 @@ class _Http:
         return message
 
     async def send(self, message: Message) -> None:
-        kind = message["type"]
+        kind, facts = message["type"], self._facts
         if kind == "http.response.start":
             message = self._start(message)
+            self._over = False
         elif kind == "http.response.body":
-            self._body(message)
-        self._over = self._last(kind, message)
-        if self._facts.sealed and not await self._sealed(kind, message):
+            if facts.response_body is None:
+                facts.response_size += len(message.get("body", b""))
+            else:
+                self._body(message)
+            self._over = not self._trailers and not message.get("more_body", False)
+        else:
+            self._over = self._last(kind, message)
+        if facts.sealed and not await self._sealed(kind, message):
             return
-        await self._forward(message)
+        try:
+            await self._send(message)  # as `_forward` does it
+        except OSError:
+            facts.aborted = True
+            raise
         if self._over:
-            self._finish(self._facts)
+            self._recording.finish(facts)
 
     async def _forward(self, message: Message) -> None:
         try:
@@ -236,7 +244,7 @@ class _Http:
             facts.response_body.complete = not message.get("more_body", False)
 
     def _last(self, kind: str, message: Message) -> bool:
-        if kind in ("http.response.body", "http.response.zerocopysend"):
+        if kind == "http.response.zerocopysend":
             return not message.get("more_body", False) and not self._trailers
         if kind == "http.response.trailers":
             return not message.get("more_trailers", False)
@@ -246,12 +254,9 @@ class _Http:
 class _WebSocket(_Http):
     """The two channels of a WebSocket connection: one record, when it ends."""
 
-    prefix = "websocket."
-    __slots__ = ("_gone",)
+    prefix: ClassVar[str] = "websocket."
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._gone = False  # the client closed it
+    _gone: bool = False  # the client closed it
 
     async def end(self) -> None:
         """The application has returned. A connection that it left open is closed by the server, as if all were well."""
@@ -291,7 +296,7 @@ class _WebSocket(_Http):
             return
         await self._forward(message)
         if kind == "websocket.http.response.body" and self._over:
-            self._finish(facts)
+            self._recording.finish(facts)
 
     def _close(self, message: Message) -> None:
         facts, code = self._facts, message.get("code", 1000)
@@ -322,8 +327,8 @@ def _size(message: Message) -> int:
 
 def begin_capture(facts: Facts, limit: int) -> None:
     """Starts keeping bodies where the action's record level asks for it; called before anything is read."""
-    if facts.request_body is None and facts.level in ("request", "response") and facts.protocol == "http":
-        kind = next((value for name, value in facts.scope["headers"] if name == b"content-type"), b"")
+    if facts.request_body is None and facts.level in CAPTURED and facts.protocol == "http":
+        kind = next((value for name, value in facts.headers if name == b"content-type"), b"")
         facts.request_body = Capture(limit, kind.decode("latin-1"), digest=hashlib.sha256())
         if facts.level == "response":
             facts.response_body = Capture(limit, digest=hashlib.sha256())

@@ -49,6 +49,11 @@ class Outage:
         self._tell("the log takes no records: %s", error)
         self.pause = min(max(self.pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
 
+    @property
+    def problem(self) -> str:
+        """What failed last."""
+        return self._problem
+
     def over(self) -> None:
         """The log has taken something."""
         self.pause = 0.0

@@ -8,25 +8,30 @@ large for an entry loses captured content, never its core.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-import msgspec
-
-from ..context import Correlation, clean, plain
+from ..context import Correlation, clean, few_texts, plain
 from ..errors import RecordError
-from ..ledger.canonical import encode
+from ..ledger.canonical import encode, encode_built
 from ..model import SCHEMA_VERSION, Decision, Json, Subject
 from ..privacy.redact import Redactor
-from .facts import Capture, Facts, Intent
-from .inputs import WITHHELD, inputs_part
-from .offered import reason_of
+from .content import body_part, digest_of
+from .custody import Custody
+from .facts import Facts, Intent
+from .fitting import Make, fitting
+from .inputs import inputs_part
+from .kept import Kept
+from .offered import Headers, reason_of
 from .statement import Statement, source_part
 
 _PATH, _SHORT, _AGENT = 2048, 256, 512
 _PROPERTIES = 4096
 _BOUND = 8192  # of what is looked at for secrets, before it is cut to what is kept
+_REMEMBERED = 256  # bytes of a user agent that is worth remembering
+_NOT_FORWARDED: Mapping[str, Json] = {"untrusted": [], "header": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,14 @@ class Service:
     version: str | None
     instance: str
     environment: str | None
+
+
+class _Caller(NamedTuple):
+    """What records say of one caller."""
+
+    user_id: str
+    subject: dict[str, Json]
+    source: dict[str, Json]
 
 
 class Recorder:
@@ -50,27 +63,38 @@ class Recorder:
             "environment": service.environment,
         }
         self.redactor = redactor
+        self.custody: Custody | None = None  # of what a policy calls personal
         self._properties = properties
+        # What most requests share is made once. Whoever changes a record replaces its parts, never what is in them.
+        self._callers: Kept[Subject, _Caller] = Kept(self._caller, 64)
+        self._decisions: Kept[Decision, dict[str, Json]] = Kept(_decision)
+        self._known_agent: Callable[[bytes], str] = lru_cache(512)(self._agent)
+        self._not_forwarded = redactor.value(_NOT_FORWARDED)
         self._second = (-1, "")
+        self._moment = (-1, "")
 
     def encode(self, item: Facts | Intent | Statement, sequence: int, recorded_at_ns: int) -> bytes:
         """The entry for one item.
 
         Raises:
             RecordError: when even the bare record does not fit an entry.
+            SubjectKeysError, MasterKeyError: something in it is personal, and no key is to be had.
         """
-        if isinstance(item, Facts):
-            record = self._request(item, sequence, recorded_at_ns)
+        made: Make = _encode_request
+        if isinstance(item, Statement):
+            record, made = self._statement(item, sequence, recorded_at_ns), encode
         elif isinstance(item, Intent):
             record = self._intent(item, sequence, recorded_at_ns)
         else:
-            record = self._statement(item, sequence, recorded_at_ns)
-        for smaller in (_reduced, _bare):
-            try:
-                return encode(record)
-            except RecordError:
-                record = smaller(record)
-        return encode(record)
+            record = self._request(item, sequence, recorded_at_ns)
+        if self.custody is None or (cover := self.custody.cover(item)) is None:
+            return fitting(record, made)
+        # Cut down before it is covered, never after: half of a sealed text opens for nobody.
+
+        def covered(record: dict[str, Json]) -> bytes:
+            return encode(cover(record))
+
+        return fitting(record, covered, covered)
 
     def unencodable(
         self, item: Facts | Intent | Statement, error: Exception, sequence: int, recorded_at_ns: int
@@ -95,12 +119,14 @@ class Recorder:
     # --- a request -----------------------------------------------------------------------------------------------
 
     def _request(self, facts: Facts, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
-        notes, subject, headers = facts.notes, facts.subject, facts.scope["headers"]
+        notes, headers = facts.notes, facts.headers
+        caller = self._caller_of(facts.subject)
+        forwarded = facts.forwarded
         record: dict[str, Json] = {
             "schema_version": SCHEMA_VERSION,
             "action_id": notes.action_id,
             "timestamp": self.timestamp(facts.arrived_ns),
-            "recorded_at": self.timestamp(recorded_at_ns),
+            "recorded_at": self._recorded_at(recorded_at_ns),
             "duration_us": max(0, facts.ended_ns - facts.started_ns) // 1000,
             "kind": "outcome",
             "intent_id": facts.intent_id,
@@ -109,25 +135,29 @@ class Recorder:
             "action": facts.action.name if facts.action else None,
             "event": facts.event,
             "severity": facts.severity,
-            "user_id": clean(subject.id, _SHORT),
-            "subject": self._subject(subject),
-            "source": source_part(subject),
+            "user_id": caller.user_id,
+            "subject": caller.subject,
+            "source": caller.source,
             "initiator_ip": facts.initiator_ip,
-            "forwarded": self.redactor.value(facts.forwarded or {"untrusted": [], "header": None}),
+            "forwarded": (
+                self._not_forwarded if not forwarded or forwarded == _NOT_FORWARDED else self.redactor.value(forwarded)
+            ),
             "user_agent": self._user_agent(headers),
             "resource": self._resource(facts),
             "reason": self._text(notes.reason if notes.reason is not None else reason_of(headers)),
             "impact": self._impact(notes.impact),
-            "decision": _decision(facts.decision),
+            "decision": self._decisions.of(facts.decision),
             "outcome": facts.outcome,
             "request": self._request_part(facts, headers),
             "response": self._response_part(facts),
             "trace": self._trace(notes.correlation),
-            "flags": [*facts.flags, *notes.flags],
+            "flags": [*facts.flags],
             "extra": self.redactor.value(notes.extra),
         }
         if facts.action is not None:
-            record["decision"]["inputs"] = inputs_part(facts, record, self.redactor)
+            inputs = inputs_part(facts, record, self.redactor)
+            if inputs is not None:
+                record["decision"] = {**record["decision"], "inputs": inputs}
         return record
 
     def _intent(self, intent: Intent, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
@@ -141,15 +171,20 @@ class Recorder:
             "response": {"status": None, "size": None, "error": None, "body": None},
         }
 
-    def _subject(self, subject: Subject) -> dict[str, Json]:
+    def _caller_of(self, subject: Subject) -> _Caller:
+        changeable = type(subject.roles) is not tuple or (self._properties and subject.properties)
+        return self._caller(subject) if changeable else self._callers.of(subject)
+
+    def _caller(self, subject: Subject) -> _Caller:
         kept = {key: value for key, value in subject.properties.items() if key in self._properties}
-        return {
+        part = {
             "type": clean(subject.type, _SHORT),
             "roles": [clean(role, _SHORT) for role in subject.roles[:64]],
             "tenant": None if subject.tenant is None else clean(subject.tenant, _SHORT),
             "session": None if subject.session is None else clean(subject.session, _SHORT),
             "properties": self._bounded(kept, _PROPERTIES) if kept else {},
         }
+        return _Caller(clean(subject.id, _SHORT), part, source_part(subject))
 
     def _resource(self, facts: Facts) -> dict[str, Json]:
         noted = facts.notes.resource
@@ -175,66 +210,55 @@ class Recorder:
     def _text(self, text: str | None) -> Json:
         return None if text is None else self.redactor.value(text)
 
-    def _request_part(self, facts: Facts, headers: list[tuple[bytes, bytes]]) -> dict[str, Json]:
-        scope, found, body = facts.scope, facts.found, facts.request_body
-        params = plain(found.path_params, limit=_BOUND) if found and found.path_params else {}
-        query = scope.get("query_string", b"")
+    def _request_part(self, facts: Facts, headers: Headers) -> dict[str, Json]:
+        found, query = facts.found, facts.query
+        params, shown = self._params(found.path_params) if found and found.path_params else ({}, {})
+        body = body_part(facts.request_body, self.redactor)
         return {
             "protocol": facts.protocol,
             "method": clean(facts.method, 32),
             "route": found.template if found else None,
-            "path": clean(self.redactor.path(scope["path"], params), _PATH),
-            "path_params": self._bounded(params, _PATH) if params else {},
+            "path": clean(self.redactor.path(facts.path, params), _PATH),
+            "path_params": shown,
             "query": clean(self.redactor.query(query), _PATH) if query else None,
             "headers": self.redactor.headers(headers),
             "size": facts.request_size,
-            **self._request_body(body),
+            "digest": digest_of(facts.request_body, body),
+            "body": body,
         }
+
+    def _params(self, params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]]:
+        """Path parameters as JSON, and as they are shown."""
+        texts = few_texts(params, _PATH)
+        if texts is not None:
+            shown = self.redactor.params(texts)
+            return texts, shown if shown == texts else plain(shown, limit=_PATH)
+        known = plain(params, limit=_BOUND)
+        return known, self._bounded(known, _PATH)
 
     def _response_part(self, facts: Facts) -> dict[str, Json]:
         status = facts.status
         if status is None and facts.error is not None and facts.protocol == "http":
             status = 500  # no response.start came through: the server answered for the application
-        error = None if facts.error is None else clean(facts.error, _SHORT)
-        return {"status": status, "size": facts.response_size, "error": error, "body": self._body(facts.response_body)}
-
-    def _request_body(self, body: Capture | None) -> dict[str, Json]:
-        """The body and its SHA-256; none where something in it was or may have been redacted: short secrets could be
-        found again by trying."""
-        part = self._body(body)
-        digest = None
-        if body is not None and body.complete:
-            known = _unredacted(part["content"], body) if part["content"] is not None else None
-            if known or (known is None and _is_opaque(body.content_type)):
-                digest = body.digest.hexdigest()
-        return {"digest": digest, "body": part}
-
-    def _body(self, body: Capture | None) -> Json:
-        if body is None:
-            return None
-        whole = body.complete and body.size == len(body.kept)
-        kind = (body.content_type or "").partition(";")[0].strip().lower()
-        content: Json = None
-        if whole and body.size and (kind == "application/json" or kind.endswith("+json")):
-            content = self._json(bytes(body.kept), body.limit)
-        elif whole and body.size and kind == "application/x-www-form-urlencoded":
-            content = clean(self.redactor.query(bytes(body.kept), limit=body.limit), max(body.limit, 3))
-        kind_text = clean(body.content_type, _SHORT) if body.content_type else None
-        return {"content": content, "content_type": kind_text, "size": body.size, "truncated": not whole}
-
-    def _json(self, raw: bytes, limit: int) -> Json:
-        try:
-            return plain(self.redactor.value(msgspec.json.decode(raw)), limit=max(limit, 64))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None  # malformed: its size and digest stand for it
+        return {
+            "status": status,
+            "size": facts.response_size,
+            "error": None if facts.error is None else clean(facts.error, _SHORT),
+            "body": body_part(facts.response_body, self.redactor),
+        }
 
     def _bounded(self, value: object, limit: int) -> Any:
         """Any value as redacted JSON. Cut last: half of a secret no longer looks like one."""
         return plain(self.redactor.value(plain(value, limit=_BOUND)), limit=limit)
 
-    def _user_agent(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        agent = next((value for name, value in headers if name == b"user-agent"), None)
-        return None if agent is None else clean(self.redactor.text(clean(agent, _BOUND)), _AGENT)
+    def _user_agent(self, headers: Headers) -> str | None:
+        for name, value in headers:
+            if name == b"user-agent":
+                return self._known_agent(value) if len(value) <= _REMEMBERED else self._agent(value)
+        return None
+
+    def _agent(self, value: bytes) -> str:
+        return clean(self.redactor.text(clean(value, _BOUND)), _AGENT)
 
     def _trace(self, correlation: Correlation) -> dict[str, Json]:
         return {
@@ -312,21 +336,11 @@ class Recorder:
             self._second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
         return f"{self._second[1]}.{rest // 1000:06d}Z"
 
-
-def _unredacted(content: Json, body: Capture) -> bool:
-    """Is the recorded content all of the body, with nothing redacted?"""
-    raw = bytes(body.kept)
-    if isinstance(content, str) and not raw.lstrip().startswith(b'"'):
-        return content.encode() == raw  # a form
-    return bool(content == plain(msgspec.json.decode(raw), limit=body.limit))
-
-
-def _is_opaque(content_type: str | None) -> bool:
-    """A body of which no part is ever recorded or redacted: images, archives, other binary data."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    return kind.startswith(("image/", "audio/", "video/", "font/")) or kind in (
-        "application/octet-stream", "application/pdf", "application/zip", "application/gzip",
-    )  # fmt: skip
+    def _recorded_at(self, ns: int) -> str:
+        """`timestamp` of a moment that a whole batch shares."""
+        if self._moment[0] != ns:
+            self._moment = (ns, self.timestamp(ns))
+        return self._moment[1]
 
 
 def wanted(facts: Facts) -> bool:
@@ -352,29 +366,10 @@ def _decision(decision: Decision) -> dict[str, Json]:
     }
 
 
-def _reduced(record: dict[str, Json]) -> dict[str, Json]:
-    """The same record without captured content, so that its core fits; what was left out is counted and flagged."""
-    small = dict(record)
-    small["flags"] = [*record["flags"], "content_dropped"]
-    small["request"] = {**record["request"], "body": None, "headers": {}}
-    small["response"] = {**record["response"], "body": None}
-    dropped = {}
-    for name in ("extra", "impact"):
-        dropped[name] = len(msgspec.json.encode(record[name]))
-    small["extra"] = {"dropped_bytes": dropped}
-    small["impact"] = None
-    small["forwarded"] = {**record["forwarded"], "untrusted": []}
-    return small
-
-
-def _bare(record: dict[str, Json]) -> dict[str, Json]:
-    """What is left where even that is too large, because a client or an identity filled everything with escapes."""
-    bare = dict(record)
-    bare["subject"] = {**record["subject"], "roles": record["subject"]["roles"][:8], "properties": {}}
-    bare["resource"] = {**record["resource"], "properties": {}}
-    if record["kind"] != "control":  # what the inputs rely on is cut as well
-        bare["decision"] = {**record["decision"], "inputs": WITHHELD}
-    bare["reason"] = None if record["reason"] is None else clean(record["reason"], _SHORT)
-    path = record["request"]["path"]
-    bare["request"] = {**record["request"], "path_params": {}, "query": None, "path": path and clean(path, _SHORT)}
-    return bare
+def _encode_request(record: dict[str, Json]) -> bytes:
+    """Foreign is what the application itself has put into the record of a request: its notes, and a status that is
+    none. All else is text that was cleaned or read from routes and policy, was counted here, or is `plain`."""
+    status = record["response"]["status"]
+    odd = status is not None and not (type(status) is int and 0 <= status < 1000)
+    foreign = record["resource"]["properties"], record["impact"], record["extra"], [status] if odd else None
+    return encode_built(record, foreign)

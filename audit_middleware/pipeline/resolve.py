@@ -5,39 +5,40 @@ The router's answer (`Found`) is a fact; this step only joins it with the policy
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
-from typing import Any
 
-from ..model import Action, Found, Resource
+from ..model import Action, Found
 from ..policy.evaluate import Policy
 from ..policy.routes import RouteEntry
 from .facts import Facts, Resolved
 
 NOTHING_TO_DECIDE = frozenset({"partial", "redirect", "not_found", "descend"})
+_NO_ROUTE = Resolved(cause="no_route")
 
 
-def resolve(found: Found, policy: Policy, today: date) -> Resolved:
+def resolve(found: Found, policy: Policy, today: Callable[[], date]) -> Resolved:
     """The action that running ``found`` would perform under this policy.
 
     ``cause`` is set where no rule is asked: ``no_route``, ``exempt``, ``unannotated``, ``unknown_action`` or ``error``.
     """
     if found.kind in NOTHING_TO_DECIDE:
-        return Resolved(cause="no_route")
+        return _NO_ROUTE
     if found.kind == "unknown":
         return Resolved(cause="error", detail=found.detail)
-    entry = policy.route(found.template or "", found.method)
+    entry = policy.route(found.template or "", found.method) if policy.routes else None
     if entry is None:
         return _known(found.action, policy)
     return _mapped(found, entry, policy, today)
 
 
-def _mapped(found: Found, entry: RouteEntry, policy: Policy, today: date) -> Resolved:
+def _mapped(found: Found, entry: RouteEntry, policy: Policy, today: Callable[[], date]) -> Resolved:
     if found.action is not None and entry.action != found.action.name:
         says = entry.action or "an exemption"
         return Resolved(cause="error", detail=f"the route says {found.action.name}, the policy's routes say {says}")
     if entry.action is not None:
         return _known(found.action or Action(entry.action, entry.resource), policy)
-    if entry.expired(today):
+    if entry.expired(today()):
         return Resolved(cause="unannotated", detail=f"the route's exemption ended on {entry.until}")
     return Resolved(cause="exempt", detail=entry.exempt)
 
@@ -51,28 +52,11 @@ def _known(action: Action | None, policy: Policy) -> Resolved:
     return Resolved(action, rule)
 
 
-def resource_of(action: Action | None, params: Any) -> Resource:
-    """The resource that an action's template names: ``invoice/{invoice_id}`` is type ``invoice`` and that id.
-
-    The path parameters are the resource's properties for conditions. A template that names a parameter the route does
-    not have leaves the id unknown; the inventory refuses such a template at start.
-    """
-    if action is None or action.resource is None:
-        return Resource(properties=params)
-    kind, _, template = action.resource.partition("/")
-    if not template:
-        return Resource(kind, None, params)
-    try:
-        return Resource(kind, template.format_map({key: str(value) for key, value in params.items()}), params)
-    except (KeyError, ValueError, IndexError):
-        return Resource(kind, None, params)
-
-
 def describe(facts: Facts, found: Found, resolved: Resolved) -> None:
     """Notes on the request's facts what its action is called, how severe it is, and what it acts on."""
     action, rule = resolved.action, resolved.rule
     facts.found, facts.action = found, action
-    facts.resource = resource_of(action, found.path_params)
+    facts.known_resource = None  # see `Facts.resource`
     if rule is not None and action is not None:
         facts.level = rule.record
         facts.sealed, facts.degrade = rule.guarantee != "after", rule.on_log_failure == "degrade"

@@ -1,20 +1,61 @@
-"""What turns a batch into the next head; a store calls it while it holds the log's lock."""
+"""What turns a batch into the next head; a store calls it while it holds the log's lock.
+
+A signature says that the log of this size is the one that was signed before, and grown. So nothing is signed on a head
+that somebody else put there unless that head is signed, too: who can write to the log's place but has no key (the
+administrator of a database, a role that may append) would otherwise borrow ours for a history of theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ..errors import FormatError, LogDamaged
 from ..ledger import checkpoint, tree
+from ..ledger.note import Verifier, format_vkey, parse_vkey
 from ..model import Head
 from ..protocols import Sealer, Signer
 
+_EMPTY = Head()
 
-def make_sealer(origin: str, signers: Sequence[Signer]) -> Sealer:
-    """Returns what turns a batch into the next head: leaf hashes, the grown tree, one signed checkpoint."""
+
+def make_sealer(origin: str, signers: Sequence[Signer], trusted: Iterable[Verifier] = ()) -> Sealer:
+    """Returns what turns a batch into the next head: leaf hashes, the grown tree, one signed checkpoint.
+
+    What it returned last it knows again; any other head must be signed by a key of ``signers`` or ``trusted``. Not by
+    any key that the log lists: that list is kept where the head is.
+
+    Raises, when it is called:
+        LogDamaged: The head is not signed so, or its peaks are not those of its checkpoint. Nothing was signed.
+    """
+    known = _EMPTY
+    verifiers: list[Verifier] = []
 
     def seal(head: Head, entries: Sequence[bytes]) -> Head:
+        nonlocal known
+        if head not in (known, _EMPTY):
+            if not verifiers:
+                verifiers.extend([*(parse_vkey(format_vkey(one.name, one.public_key)) for one in signers), *trusted])
+            check_head(head, origin, verifiers)
         leaves = tree.leaf_hashes(entries)
         size, peaks = tree.append(head.size, head.peaks, leaves)
-        return Head(size, peaks, checkpoint.sign_checkpoint(origin, size, peaks, signers), tree.sums(leaves))
+        known = Head(size, peaks, checkpoint.sign_checkpoint(origin, size, peaks, signers), tree.sums(leaves))
+        return known
 
     return seal
+
+
+def check_head(head: Head, origin: str, verifiers: Iterable[Verifier]) -> None:
+    """Raises `LogDamaged` unless one of these keys signed this head."""
+    try:
+        signed = checkpoint.open_checkpoint(head.checkpoint, origin, verifiers)[0]
+    except FormatError as error:
+        raise LogDamaged(
+            f"{origin}: the log's newest commit, at size {head.size}, is not signed by a key of this process "
+            f"({error}): verify the log. Nothing is written until then. If the log's key was changed: services start "
+            "with the old key and the new one before the old one goes, see keys retire"
+        ) from error
+    if (signed.size, signed.root) != (head.size, tree.root(head.peaks)):
+        raise LogDamaged(
+            f"{origin}: the log's newest commit, at size {head.size}, does not lead to its checkpoint: verify the log. "
+            "Nothing is written until then"
+        )

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..context import Notes, clean, plain
 from ..model import NOBODY, Json, Outcome, Resource, Severity, Subject
+from ..privacy.covering import About
+from .facts import resource_of
 
 _SHORT, _PROPERTIES = 256, 4096  # bytes of text, bytes of JSON
+
+
+class Amends(NamedTuple):
+    """What an amendment is about: the action of the request it amends, and whose data it holds."""
+
+    action: str | None
+    whose: About
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Statement:
     extra: Mapping[str, Json] | None = None
     fields: Mapping[str, Json] | None = None
     verbatim: Mapping[str, Json] | None = None
+    amends: Amends | None = None
 
 
 def amendment(notes: Notes, given: Mapping[str, Json], action_id: str, at_ns: int) -> Statement:
@@ -34,7 +45,19 @@ def amendment(notes: Notes, given: Mapping[str, Json], action_id: str, at_ns: in
     impact = given.get("impact")
     whole = None if impact is None else {"before": None, "after": None, "count": None} | impact
     fields = {"reason": given.get("reason"), "impact": whole}
-    return Statement(action_id, at_ns, "audit.amended", "AUDIT_AMENDED", "info", extra, fields)
+    return Statement(
+        action_id, at_ns, "audit.amended", "AUDIT_AMENDED", "info", extra, fields, amends=_amends(notes, given)
+    )
+
+
+def _amends(notes: Notes, given: Mapping[str, Json]) -> Amends:
+    subject, about = notes.subject or NOBODY, notes.about or resource_of(notes.action, notes.params or {})
+    named = notes.resource | given.get("resource", {})
+    kind, name = named.get("type", about.type), named.get("id", about.id)
+    whose = About(
+        clean(subject.id, _SHORT), clean(subject.type, _SHORT), kind, None if name is None else clean(name, _SHORT)
+    )
+    return Amends(notes.action.name if notes.action else None, whose)
 
 
 def work_fields(subject: Subject, resource: Resource, outcome: Outcome, given: Mapping[str, Json]) -> dict[str, Json]:

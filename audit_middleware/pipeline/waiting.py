@@ -9,11 +9,23 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from concurrent.futures import Future as ThreadFuture
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import AuditError, LogBusy, LogUnavailable
 
 Waiter = asyncio.Future[Any] | ThreadFuture[Any]
+
+
+class Awaited(NamedTuple):
+    """An item that somebody waits for. Most are not, and lie in the queue as they are: one object less for each."""
+
+    item: Any
+    waiter: Waiter
+
+
+def parted(queued: Any) -> tuple[Any, Waiter | None]:
+    """What lies in the queue, and who waits for it."""
+    return queued if type(queued) is Awaited else (queued, None)
 
 
 def resolve(results: Iterable[tuple[Waiter, Any]]) -> None:

@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..evidence.follow import Cosigner, Follower
-from ..ledger.trust import parse_policy
 from ..model import Json
 from ..policy.evaluate import Policy
 from ..protocols import Signer
@@ -123,20 +121,25 @@ def following(
     found: list[Background] = []
     log = place_of(settings.log, settings.state)
     if settings.publish_to is not None:
+        from ..evidence.follow import Follower  # here, and so on: few services need them
+
         found.append(Follower(log, settings.publish_to, settings.publish_interval / 1000))
     if settings.trust is not None and settings.cosign_interval:
+        from ..evidence.follow import Cosigner
+        from ..ledger.trust import parse_policy
+
         trust = parse_policy(settings.trust.read_bytes())
         if any(witness.url for witness in trust.witnesses):
             found.append(Cosigner(log, trust, settings.publish_to, settings.cosign_interval / 1000))
     if settings.archive_to is not None:
-        from ..evidence.archive_follow import ArchiveFollower  # here: few services need it
+        from ..evidence.archive_follow import ArchiveFollower
         from ..evidence.archive_rounds import Wanted
 
         wanted = Wanted(settings.archive_retain, settings.archive_partial)
         interval = settings.archive_interval / 1000
         found.append(ArchiveFollower(log, settings.archive_to, wanted, interval, signers))
     if settings.followers is not None or policy().channels:
-        from ..evidence.delivering import Delivering  # here: it brings an HTTP client, which few services need
+        from ..evidence.delivering import Delivering  # it brings an HTTP client
         from ..followers.config import load_followers
         from ..followers.notify.config import policy_followers
 
@@ -145,5 +148,10 @@ def following(
             if settings.followers is not None
             else policy_followers(policy, str(settings.policy))
         )
-        found.append(Delivering(log, config, signers))
+        persons = None
+        if any(spec.personal in ("open", "names") for spec in config.followers):
+            from ..evidence.persons import persons_of
+
+            persons = persons_of(settings.subject_keys_place, settings.master_key_url)
+        found.append(Delivering(log, config, signers, persons=persons))
     return found

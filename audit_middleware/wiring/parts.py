@@ -8,19 +8,20 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
 
+from msgspec import structs
 from starlette.routing import Router
 
 from ..context import Notes
-from ..errors import ConfigError, LogBusy, LogSpooled, LogUnavailable, RecordError, StoreError
+from ..errors import LogBusy, LogSpooled, LogUnavailable, RecordError, StoreError
 from ..evidence.control import repaired, statement
 from ..evidence.heads import AskWitnesses, Compared, compare_heads
-from ..evidence.keys import signers_of
+from ..evidence.keys import check_signers, signers_of
 from ..evidence.witness_client import witness_heads
 from ..identity.correlation import join_span
 from ..identity.proxies import ClientAddress
@@ -48,6 +49,7 @@ from ..stores.opening import Place, Store
 from ..stores.spool import Spool
 from ..stores.tail import Repair
 from .background import Background
+from .subjects import check_subjects, custody_for
 
 logger = logging.getLogger("audit_middleware")
 
@@ -71,10 +73,18 @@ class Parts:
     blocks: Blocks = field(default_factory=Blocks)
     router: Router | None = None
     inventory: Inventory | None = None
+    late: Callable[[Notes, dict[str, Json]], None] = field(init=False)  # `amend`, made once
+
+    def __post_init__(self) -> None:
+        self.late = self.amend
 
     def today(self) -> date:
         """The day by which exemptions end (UTC)."""
         return datetime.fromtimestamp(self.clock() / 1e9, UTC).date()
+
+    def takes_records(self) -> bool:
+        """Can the log take a record right now?"""
+        return self.writer.takes_records()
 
     async def log_available(self, facts: Facts) -> bool:
         """Can the log take a record? Waits for room for at most the set patience. An action that may degrade goes on
@@ -95,7 +105,7 @@ class Parts:
 
     async def announce(self, facts: Facts) -> bool:
         """Makes an intent record durable before the handler runs; False where it must not run."""
-        intent = Intent(fresh_action_id(self.clock()), replace(facts, flags=list(facts.flags)))
+        intent = Intent(fresh_action_id(self.clock()), structs.replace(facts))
         facts.intent_id, facts.announced = intent.action_id, None
         durable = await self._durable(intent, facts)
         if durable:
@@ -136,9 +146,12 @@ class Parts:
             return False
         facts.finished = True
         facts.ended_ns = time.perf_counter_ns()
-        facts.unread = []
-        facts.release()
+        facts.unread = None
+        if facts.leases:
+            facts.release()
         notes = facts.notes
+        notes.action, notes.about = facts.action, facts.known_resource
+        notes.params = facts.found.path_params if facts.found else None
         notes.close()
         notes.correlation = join_span(notes.correlation)
         if facts.found is None and facts.outcome == "success":
@@ -195,25 +208,23 @@ def place_for(settings: Settings) -> Place:
     return opening.place_of(settings.log, settings.state)
 
 
-def load_signers(settings: Settings, origin: str) -> tuple[Ed25519Signer, ...]:
+def load_signers(settings: Settings, origin: str, vkeys: Collection[str]) -> tuple[Ed25519Signer, ...]:
     """The log's active signing keys, from the setting itself or from its file; more than one during a rotation.
+
+    ``vkeys`` are those that the log lists.
 
     Raises:
         KeyFileError, NoteError, ConfigError: no readable key there, or keys of another log.
     """
     text = settings.signing_key.get_secret_value() if settings.signing_key else read_key_file(settings.key_path)
     signers = signers_of(text)
-    for signer in signers:
-        if signer.name != origin:
-            raise ConfigError(
-                f"the signing key is for {signer.name!r}, but the log {place_for(settings)} is {origin!r}"
-            )
+    check_signers(signers, place_for(settings), origin, vkeys)
     return signers
 
 
 def signers_for(settings: Settings) -> tuple[Ed25519Signer, ...]:
     """`load_signers` of the log that is there now. Raises `StoreError` besides."""
-    return load_signers(settings, opening.origin_of(place_for(settings)))
+    return load_signers(settings, *opening.origin_and_vkeys(place_for(settings)))
 
 
 def service_of(settings: Settings) -> Service:
@@ -238,10 +249,13 @@ def build_parts(
     repairs: list[Repair] = []
     # Before the key: without a log, its message is the one that helps.
     with contextlib.closing(open_log(settings, repaired=repairs.append)) as store:
-        signers = load_signers(settings, store.origin)
+        signers = load_signers(settings, store.origin, store.vkeys)
+        declared = check_subjects(settings, store.origin, policy)
         heads = _compare_heads(settings, store, ask_witnesses)
     redactor = Redactor(policy.redact.keys, policy.redact.patterns)
     recorder = Recorder(service_of(settings), redactor, frozenset(settings.subject_properties))
+    recorder.custody = custody_for(settings, store.origin)
+    recorder.custody.declared = declared
     writer = _make_writer(settings, store.origin, signers, recorder)
     for repair in repairs:
         writer.submit(repaired(repair), reserve=True)
@@ -298,6 +312,7 @@ def _make_writer(
         make_gap=make_gap,
         open_spool=partial(Spool, settings.spool_path),
         make_replayed=make_replayed,
+        custody=recorder.custody,
         make_pulse=partial(Pulse, settings.heartbeat, clock, recorder.timestamp),
     )
     return writer

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.routing import Router
 
 from ..context import listen
-from ..detectors.blocklist import BlockList
+from ..detectors.blocklist import BlockList, list_beside
 from ..errors import AuditError, RouteError, StoreError
 from ..evidence.history import last_started, remember_start
 from ..evidence.policies import ARCHIVED, is_archived, parts_of, remember
@@ -30,19 +30,31 @@ from ..policy.evaluate import Policy
 from ..privacy.redact import Redactor
 from ..protocols import ASGIApp, Identifier, Receive, Scope, Send
 from ..settings import load_settings
-from ..stores.opening import origin_of
+from ..stores.opening import Database, origin_of
 from ..version import __version__
 from .account import changes, configuration, manifest_parts
 from .background import following, watching
 from .blocking import Blocking
 from .parts import Parts, build_parts, open_log, place_for, signers_for
 from .reload import Reload
+from .subjects import check_subjects, names_by
 from .work import RUNNING
 
 _PATIENCE = 10.0
 """Seconds in which the first record of a process must be durable, where ``patience`` is not more."""
 
 logger = logging.getLogger("audit_middleware")
+
+
+class _Process:
+    """Which process this is, without a system call for each request."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.__init__)  # type: ignore[misc]  # this very object, anew
 
 
 class Starter:
@@ -63,7 +75,7 @@ class Starter:
 
     def ready(self, scope: Scope) -> Parts | None:
         """The running parts; ``None`` when they could not be started. Starts them where no lifespan did."""
-        if self._started and self._pid == os.getpid():
+        if self._started and self._pid == _process.pid:
             return self._parts
         with self._lock:
             if self._pid != os.getpid():  # forked after the start: this process needs a writer of its own
@@ -80,7 +92,8 @@ class Starter:
         """Runs the application's lifespan around our start and stop.
 
         Parts are built before the application starts and the inventory is taken after, so that routes added at start
-        count. What is wrong goes to the server as ``lifespan.startup.failed``: servers swallow exceptions here.
+        count. What is wrong goes to the server as ``lifespan.startup.failed``, as some swallow exceptions here; then it
+        is raised, as Starlette does: who waits for the end of a failed start, such as its `TestClient`, must see one.
         """
         try:
             self._build(scope)
@@ -88,7 +101,7 @@ class Starter:
             self._fail(problem)
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(problem)})
-            return
+            raise
         failed = False
 
         async def sending(message: Any) -> None:
@@ -112,6 +125,8 @@ class Starter:
             return {"type": "lifespan.shutdown"} if failed else await receive()
 
         await self._app(scope, receiving, sending)
+        if failed and self._problem is not None:
+            raise self._problem
 
     def stop(self) -> None:
         """Writes what is queued and a last record; safe to call twice."""
@@ -199,11 +214,14 @@ def fitting(parts: Parts, policy: Policy) -> Inventory:
 def adopt(parts: Parts, policy: Policy, cause: str) -> None:
     """Puts another policy in force, from the next request on. Raises `RouteError` if it does not fit the routes."""
     inventory = fitting(parts, policy)
+    declared = check_subjects(parts.settings, origin_of(place_for(parts.settings)), policy)
     parts.open_limits(policy)
     previous = parts.policy.digest
     if changed := sorted(name for name, one in policy.channels.items() if parts.policy.channels.get(name) != one):
         logger.warning("policy %s: new or changed channels count from the next start on: %s", policy.name, changed)
     parts.recorder.redactor = Redactor(policy.redact.keys, policy.redact.patterns)
+    if parts.recorder.custody is not None:
+        parts.recorder.custody.declared = declared
     parts.policy, parts.inventory = policy, inventory
     _tell_policy(parts, cause=cause, previous=previous)
 
@@ -215,8 +233,12 @@ def blocking(parts: Parts) -> Blocking:
     def tell(problem: str) -> None:
         parts.put(parts.state("audit.blocks_refused", "high", {"problem": problem, "kept": True}))
 
-    source = BlockList(log, origin_of(log))
-    return Blocking(source, parts.blocks, tell, parts.settings.block_interval / 1000, parts.clock)
+    if isinstance(log, Database):
+        source = list_beside(log, open_log(parts.settings, writable=False))  # keeps the connection that it reads by
+    else:
+        source = BlockList(log, origin_of(log))
+    names = names_by(parts.settings, origin_of(log))
+    return Blocking(source, parts.blocks, tell, parts.settings.block_interval / 1000, parts.clock, names)
 
 
 def _tell_policy(parts: Parts, **more: Json) -> None:

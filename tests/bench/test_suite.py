@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from bench import OURS, decisions, report
+from bench import OURS, budgets, decisions, growth, logs, queries, report
+from bench.__main__ import PLAN, run
 from bench.added_time import Bench
 from bench.check import BUDGETS, Bound, judge
-from bench.measure import Case, Result, finish, parser, take_turns
+from bench.measure import FAILURES, Case, Result, finish, note_failure, parser, take_turns
 from bench.plot import bars
 from bench.services import application, path_of
 from bench.stopwatch import Stopwatch
@@ -36,7 +37,7 @@ def test_every_module_imports_without_the_peers(name: str) -> None:
 def test_every_measurement_is_run_by_make_bench_and_has_help() -> None:
     sources = {name: (ROOT / "bench" / f"{name}.py").read_text() for name in MODULES}
     measured = {name for name, source in sources.items() if "parser(__doc__, rounds=" in source}
-    assert measured == set(report.ORDER)
+    assert measured == set(report.ORDER) == PLAN.keys()
     told = subprocess.run([sys.executable, "-m", "bench.decisions", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "--quick" in told.stdout, told.stderr
 
@@ -168,3 +169,92 @@ def test_a_stopwatch_gives_each_function_its_own_time_and_puts_it_back() -> None
     assert watch.calls(1) == {"inner": 2.0, "outer": 1.0}
     watch.restore()
     assert place.outer is before
+
+
+def test_a_measurement_that_fails_or_takes_too_long_says_why(tmp_path: Path) -> None:
+    results = str(tmp_path / "results")
+    kept = ["--quick", "--results", results, "--keep", str(tmp_path)]
+    (tmp_path / "log").mkdir()
+    assert "holds a log already" in run("queries", kept, 60)
+    assert run("appends", ["--results", results], 1) == "stopped after 0.0 minutes"
+
+
+def test_why_a_result_is_missing_stands_on_the_pages_until_there_is_one(tmp_path: Path) -> None:
+    note_failure(tmp_path / "2026-01-01", "verify", "no disk")
+    note_failure(tmp_path / "2026-01-01", "steps", "no time was left")
+    note_failure(tmp_path / "2026-01-01", "steps", "")
+    assert json.loads((tmp_path / "2026-01-01" / FAILURES).read_text()) == {"verify": "no disk"}
+    assert report.unmeasured(tmp_path) == {"verify": "no disk"}
+    told = "\n".join(budgets.table({}, report.unmeasured(tmp_path)))
+    assert told.count("not measured: no disk") == 2
+    assert told.count("not measured: this was not run") == len(budgets.ROWS) - 2
+
+    given = parser(None, rounds=1).parse_args(["--results", str(tmp_path)])
+    finish(Result("verify", "Verification", []), given)
+    assert report.unmeasured(tmp_path) == {}
+
+
+def decided(ours: list[float]) -> dict[str, dict[str, Any]]:
+    sides = {decisions.BY_ROLE: ours, "casbin": [300.0, 400.0, 500.0], "cedarpy": [100.0, 110.0, 120.0]}
+    case = Case("a decision, 60 actions", "us", decisions.BY_ROLE, sides)
+    return {"decisions": Result("decisions", "Policy decisions", [case]).to_json() | {"quick": False, "rounds": 3}}
+
+
+def row_of(results: dict[str, dict[str, Any]], what: str) -> str:
+    return next(line for line in budgets.table(results, {}) if line.startswith(f"| {what}"))
+
+
+def test_the_budgets_name_the_others_and_the_last_us_included() -> None:
+    by_role = "policy decision by role"
+    assert row_of(decided([0.3, 0.2, 0.4]), by_role) == (
+        f"| {by_role} | cedarpy 110; casbin 400 | <= 1 µs | **0.3 µs** (0.2 to 0.4) | met; last: casbin |"
+    )
+    assert row_of(decided([200.0] * 3), by_role).endswith("**missed**; behind 1 of 2, last: casbin |")
+    assert row_of(decided([900.0] * 3), by_role).endswith("**missed**; behind 2 of 2, last: us |")
+    assert "no side" in row_of(decided([0.3] * 3), "policy decision with three")
+
+
+def test_budgets_are_ratios_and_differences_of_each_round() -> None:
+    rounds = {"bare": [10.0, 20.0], OURS: [11.0, 18.0]}
+    assert budgets.ratio(rounds, "bare") == {OURS: [1.1, 0.9]}
+    assert budgets.added(rounds, "bare") == {OURS: [1.0, -2.0]}
+
+
+def test_the_readme_has_a_place_for_the_budgets_and_keeps_the_rest(tmp_path: Path) -> None:
+    page, readme = tmp_path / "docs" / "performance.md", tmp_path / "README.md"
+    page.parent.mkdir()
+    page.write_text(report.PAGE.read_text())
+    readme.write_text(report.README.read_text())
+    report.write(tmp_path / "results", page, readme)
+    assert readme.read_text() == report.README.read_text()
+    given = parser(None, rounds=3).parse_args(["--results", str(tmp_path / "results")])
+    finish(Result("added_time", "Added", [case()]), given)
+    report.write(tmp_path / "results", page, readme)
+    before, _, rest = report.README.read_text().partition(budgets.BEGIN)
+    now = readme.read_text()
+    assert now.startswith(before)
+    assert now.endswith(rest.partition(budgets.END)[2])
+    assert now.count("not measured") == len(budgets.ROWS)
+    assert "**Not measured: verify**: this was not run." in page.read_text()
+
+
+def test_a_log_made_by_two_processes_has_every_entry_in_its_place(tmp_path: Path) -> None:
+    store = logs.build_log(tmp_path / "log", 702, batch=5)
+    entries = [entry for frame in store.frames() for entry in frame.entries]
+    assert entries == logs.entries(0, 702)
+    store.close()
+
+
+def test_growth_goes_on_with_the_log_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in queries.build(tmp_path / "kept", 3_000, 256)[:3]:
+        one.close()
+    monkeypatch.setattr(growth, "MOST_ROWS", 5_500)
+    (tmp_path / "own").mkdir()
+    measured = growth.measure(tmp_path / "own", tmp_path / "kept", 6_000, 3)
+    found = [[(case.name, list(case.sides)) for case in cases] for cases in measured]
+    assert growth.sizes(6_000) == [1_000, 3_000, 6_000]
+    assert growth.sizes(10**7) == [10**3, 10**4, 10**5, 10**6, 5 * 10**6, 10**7]
+    assert [len(cases[0][1]) for cases in found] == [1, 2, 3]
+    rows = next(sides for name, sides in found[-1] if name.startswith("SQLite"))
+    assert rows == ["1,000 records", "3,000 records"]
+    assert not (tmp_path / "kept" / "rows.sqlite").exists()

@@ -1,4 +1,4 @@
-"""What an import of the context costs: nothing that a service may not want."""
+"""What an import costs: nothing that a service may not want."""
 
 from __future__ import annotations
 
@@ -24,5 +24,23 @@ sys.modules["audit_middleware"] = root
 import {module}
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+RARE = (
+    "re2",  # few policies have patterns
+    "sqlite3",  # a service that only writes asks no index
+    "httpx",
+    "audit_middleware.stores.index",
+    "audit_middleware.ledger.examine",
+    "audit_middleware.ledger.verify",
+    "audit_middleware.evidence.follow",
+    "audit_middleware.evidence.publish",
+)
+
+
+def test_a_service_loads_what_few_need_only_there() -> None:
+    code = f"import sys, audit_middleware; print([name for name in {RARE!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

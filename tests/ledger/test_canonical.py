@@ -293,3 +293,47 @@ def test_searching_names_takes_linear_time() -> None:
     # 21,000 three-byte characters in one value: a search that starts over at each of them would take minutes.
     data = canonical.encode({"a": "\N{EURO SIGN}" * 21_000})
     assert canonical.decode(data) == {"a": "\N{EURO SIGN}" * 21_000}
+
+
+# --- what our own code has built ---------------------------------------------------------------------------------
+
+
+def outcome(made: Any, *arguments: Any) -> tuple[str, Any]:
+    """The bytes, or the error's text."""
+    try:
+        return "bytes", made(*arguments)
+    except RecordError as error:
+        return "refused", str(error)
+
+
+@given(OBJECTS, OBJECTS, VALUES)
+def test_a_value_that_we_have_built_has_the_same_bytes(ours: dict[str, Any], part: dict[str, Any], other: Any) -> None:
+    value = {"ours": ours, "extra": part, "impact": other}
+    assert canonical.encode_built(value, (part, other)) == canonical.encode(value)
+
+
+@pytest.mark.parametrize(
+    "part", [one for one, _ in REFUSED if isinstance(one, dict)] + [nested(64), nested(2000), [10**17], "x" * 10**5]
+)
+@pytest.mark.parametrize("place", [lambda one: one, lambda one: [one], lambda one: {"a": one, "b": "text"}])
+def test_what_is_wrong_with_a_foreign_part_is_told_as_always(part: Any, place: Any) -> None:
+    value = {"ours": {"a": [1, None]}, "extra": place(part)}
+    found = outcome(canonical.encode_built, value, (value["extra"],))
+    assert found == outcome(canonical.encode, value)
+    assert found[0] == "refused"
+
+
+@given(st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.integers(2**52, 2**54) | st.floats(), max_size=3))
+@example({"é": "a"})
+@example({"a": "\ud800"})
+@example({"a": 2**53})
+def test_a_foreign_part_of_any_kind(part: dict[str, Any]) -> None:
+    value = {"ours": "1" * 16, "extra": part}
+    assert outcome(canonical.encode_built, value, (part,)) == outcome(canonical.encode, value)
+
+
+@pytest.mark.parametrize("wrong", [{"é": "a"}, {"é": {}}, {"a": "\ud800"}, {"a": Markup("b")}, {"a": "x" * 70_000}])
+def test_names_texts_and_size_are_looked_at_everywhere(wrong: dict[str, Any]) -> None:
+    """Whatever our own code may have let through."""
+    assert outcome(canonical.encode_built, wrong, ()) == outcome(canonical.encode, wrong)
+    assert outcome(canonical.encode_built, wrong, ())[0] == "refused"

@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.kit import steady_port
+
 PATIENCE = 30.0  # seconds until a test that waits for something gives up; never part of a claim
 
 
@@ -28,9 +30,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = steady_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 

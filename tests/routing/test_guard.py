@@ -867,7 +867,7 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "update": lambda scope: scope.update({"endpoint": _two}),
     "update by pairs": lambda scope: scope.update([("endpoint", _two)]),
     "update by name": lambda scope: scope.update(endpoint=_two),
-    "update from another scope": lambda scope: scope.update(HeldScope({"endpoint": _two}, Found("opaque"), Gate(True))),
+    "update from another scope": lambda scope: scope.update(hold({"endpoint": _two}, Found("opaque"), Gate(True))),
     "or": lambda scope: scope.__ior__({"endpoint": _two}),
     "setdefault": lambda scope: scope.setdefault("endpoint", _two),
 }

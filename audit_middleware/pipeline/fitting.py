@@ -1,0 +1,66 @@
+"""A record that does not fit an entry, or that holds something without a canonical form: what is left out of it.
+
+Captured content goes first; the core of a record, who did what and what was decided, always stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..context import clean
+from ..errors import RecordError
+from ..ledger.canonical import encode
+from ..model import Json
+from .inputs import WITHHELD
+
+__all__ = ["Make", "fitting"]
+
+_SHORT = 256
+
+
+Make = Callable[[dict[str, Json]], bytes]
+
+
+def fitting(record: dict[str, Json], first: Make, smaller: Make = encode) -> bytes:
+    """The entry; of less and less of the record where it is too large, or where something has no canonical form.
+
+    ``first`` makes it of the whole record, ``smaller`` of less of it.
+    """
+    try:
+        return first(record)
+    except RecordError:
+        record = _reduced(record)
+    try:
+        return smaller(record)
+    except RecordError:
+        return smaller(_bare(record))
+
+
+def _reduced(record: dict[str, Json]) -> dict[str, Json]:
+    """The same record without captured content, so that its core fits; what was left out is counted and flagged."""
+    small = dict(record)
+    small["flags"] = [*record["flags"], "content_dropped"]
+    small["request"] = {**record["request"], "body": None, "headers": {}}
+    small["response"] = {**record["response"], "body": None}
+    dropped = {}
+    for name in ("extra", "impact"):
+        dropped[name] = len(msgspec.json.encode(record[name]))
+    small["extra"] = {"dropped_bytes": dropped}
+    small["impact"] = None
+    small["forwarded"] = {**record["forwarded"], "untrusted": []}
+    return small
+
+
+def _bare(record: dict[str, Json]) -> dict[str, Json]:
+    """What is left where even that is too large, because a client or an identity filled everything with escapes."""
+    bare = dict(record)
+    bare["subject"] = {**record["subject"], "roles": record["subject"]["roles"][:8], "properties": {}}
+    bare["resource"] = {**record["resource"], "properties": {}}
+    if record["kind"] != "control":  # what the inputs rely on is cut as well
+        bare["decision"] = {**record["decision"], "inputs": WITHHELD}
+    bare["reason"] = None if record["reason"] is None else clean(record["reason"], _SHORT)
+    path = record["request"]["path"]
+    bare["request"] = {**record["request"], "path_params": {}, "query": None, "path": path and clean(path, _SHORT)}
+    return bare
