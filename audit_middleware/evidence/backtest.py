@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..model import Decision
+from ..persons import pseudonym
 from ..policy.requirements import REASON
 from .recorded import Inputs, Recorded, inputs_of
-from .reperform import NO_RULE, PREDICATE, UNREADABLE, Archived, Policies
+from .reperform import ALWAYS, NO_RULE, PREDICATE, UNREADABLE, Archived, Policies
 
 __all__ = ["Backtest", "Change", "backtest"]
 
@@ -86,7 +87,7 @@ class Backtest:
         change = self.changes.setdefault(key, Change(*key))
         change.count += 1
         if len(change.examples) < MAX_EXAMPLES:
-            change.examples.append((index, record.user_id))
+            change.examples.append((index, pseudonym(record.user_id) or ""))
 
     def listed(self) -> list[tuple[Change, int]]:
         """The changes, most widening first and then by action, each with the decisions its group has in all."""
@@ -140,6 +141,8 @@ def decide_anew(record: Recorded, policies: Policies, new: Archived) -> Decision
     if decision is None:
         return PREDICATE
     unknown = _unknown(action, inputs, decision, record, old, new)
+    if sealed := [name for name in unknown if name in inputs.sealed]:
+        return f"{action} reads what is sealed: {', '.join(sealed)}"
     return f"{action} reads what is not recorded: {', '.join(unknown)}" if unknown else decision
 
 
@@ -163,7 +166,7 @@ def _unknown(
     action: str, inputs: Inputs, decision: Decision, record: Recorded, old: Archived | None, new: Archived
 ) -> list[str]:
     """What the new policy reads for this caller and the record does not tell."""
-    withheld = {"subject.roles", "subject.type", "*"} & inputs.withheld.keys()
+    withheld = ALWAYS & (inputs.withheld.keys() | inputs.sealed)
     if withheld:
         return sorted(withheld)
     rule = new.policy.actions.get(action)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import RecordError
 from ..ledger.canonical import decode
+from ..ledger.note import Verifier
 from ..model import Json
 from ..protocols import Clock
 from ..signing import Ed25519Signer
@@ -37,15 +38,16 @@ def append_control(
     extra: Mapping[str, Json],
     clock: Clock,
     repairs: Sequence[Repair] = (),
+    trusted: Sequence[Verifier] = (),
 ) -> int:
     """Appends a control record signed by these keys, after those of ``repairs`` that were met on the way; returns the
-    log's size after it: its index is one less.
+    log's size after it: its index is one less. ``trusted``: see `make_sealer`.
 
     Raises:
         RecordError: ``extra`` does not fit or would be redacted; nothing was written.
     """
     told = statement(action, "high", extra, clock=clock)
-    writer = ControlWriter(signers, clock)
+    writer = ControlWriter(signers, clock, trusted)
     # What a command decides later, it decides on these values: a record that lost some of them must not be written.
     if decode(writer.encode(told))["extra"] != extra:
         raise RecordError(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import LogUnavailable
+from ..ledger.note import Verifier
 from ..model import Head, Json, Severity
 from ..pipeline.arrive import fresh_action_id
 from ..pipeline.record import Recorder, Service
@@ -54,9 +55,12 @@ def repaired(repair: Repair, clock: Clock = time.time_ns) -> Statement:
 class ControlWriter:
     """Appends control records of one command to one log; each call is a durable commit."""
 
-    def __init__(self, signers: Sequence[Signer], clock: Clock = time.time_ns) -> None:
-        """``signers`` are the log's active keys."""
+    def __init__(
+        self, signers: Sequence[Signer], clock: Clock = time.time_ns, trusted: Sequence[Verifier] = ()
+    ) -> None:
+        """``signers`` are the log's active keys; ``trusted``: see `make_sealer`."""
         self._signers = signers
+        self._trusted = trusted
         self._clock = clock
         instance = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._recorder = Recorder(Service("audit-middleware", __version__, instance, None), Redactor())
@@ -70,7 +74,7 @@ class ControlWriter:
         """Appends records in one commit; returns the head after it. Raises `StoreError`."""
         now = self._clock()
         entries = [self._recorder.encode(one, self._sequence + at, now) for at, one in enumerate(statements)]
-        head = store.append(entries, make_sealer(store.origin, self._signers))
+        head = store.append(entries, make_sealer(store.origin, self._signers, self._trusted))
         self._sequence += len(entries)
         return head
 

@@ -28,8 +28,8 @@ from ..ledger.note import Verifier, parse_vkey
 from ..ledger.report import Cause
 from ..stores.frames import RawFrame
 from ..stores.segments import pieces, read_piece
-from .keywatch import MENTION
-from .wellformed import check_record
+from .keywatch import MENTION, may_mention
+from .wellformed import check_record, read_records
 
 _LENGTH = 4
 
@@ -120,14 +120,14 @@ def examine_task(task: Task, assignment: Assignment, verifiers: Sequence[Verifie
 
 
 def _summaries(task: Task, assignment: Assignment, verifiers: Sequence[Verifier]) -> Iterator[Summary]:
-    check = check_record if assignment.check_records else None
+    how = (check_record, read_records) if assignment.check_records else ()
     path = Path(os.fsdecode(task.path))
     before: tuple[int, tuple[bytes, ...]] | None = None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for offset, data, whole in pieces(descriptor, task.begin, task.end):
             raw = read_piece(path, task.first, offset, data, whole, task.last)
-            one = examine(raw, assignment.origin, verifiers, check)
+            one = examine(raw, assignment.origin, verifiers, *how)
             after = (raw.commit.size, tuple(raw.commit.peaks)) if raw.commit is not None else None
             grown = before is not None and after is not None and tree.append(*before, one.leaves) == after
             yield _summary(raw, one, offset, data, whole, grown)
@@ -156,7 +156,7 @@ def _summary(raw: RawFrame, one: Examined, offset: int, data: bytes, whole: bool
         ids=ids.tobytes(),
         run=getattr(one.facts, "run", None),
         grown=grown,
-        mentions_keys=MENTION in data,
+        mentions_keys=may_mention(one) and MENTION in data,
     )
 
 

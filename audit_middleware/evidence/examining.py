@@ -36,8 +36,8 @@ from ..stores.journal import JournalStore
 from ..stores.opening import Store
 from ..stores.segments import cut, list_segments, read_at, read_piece
 from .examiner import Answer, Assignment, Summary, Task, digest_of, receive, send
-from .keywatch import KeyWatch
-from .wellformed import check_record
+from .keywatch import KeyWatch, may_mention
+from .wellformed import check_record, read_records
 
 PIECE = 4 * 2**20
 """Bytes of the journal that one process examines at a time; more if one frame is larger."""
@@ -93,9 +93,11 @@ def examined(
         raise ValueError(f"processes is {processes}, not at least 1")
     watch = watch if watch is not None else KeyWatch()
     if processes == 1 or not sys.executable or not isinstance(store, JournalStore):
-        check = check_record if check_records else None
-        for frame in watch.over(store.raw_frames(start)):
-            yield examine(frame, store.origin, verifiers, check)
+        how = (check_record, read_records) if check_records else ()
+        for frame in store.raw_frames(start):
+            one = examine(frame, store.origin, verifiers, *how)
+            watch.look(frame, mentions_keys=may_mention(one))
+            yield one
         return
     assignment = Assignment(store.origin, [one.vkey for one in verifiers], check_records)
     for task, answer in _answers(_tasks(store, start, piece), assignment, processes):

@@ -1,15 +1,15 @@
-"""The heads of one log compared before anything is written: the journal's, and every other that is known.
+"""The heads of one log compared before anything is written: the log's, and every other that is known.
 
 A log that was put back to an older copy, or cut, looks whole by itself. What shows it is a signed checkpoint elsewhere:
 in the published folder, among the cosigned checkpoints, in an archive, with a witness. At a start
 
-* a checkpoint that is larger than the journal means that the journal was rolled back or cut;
-* one of which the journal has another root means that there are two histories.
+* a checkpoint that is larger than the log means that the log was rolled back or cut;
+* one of which the log has another root means that there are two histories.
 
 In both cases nothing may be written: the log would sign a second history. What cannot be asked in time, or shows no
 checkpoint that the log's key signed, proves nothing; it is noted and blocks nothing.
 
-The journal's own size is taken last, so that what running services add meanwhile only makes it larger.
+The log's own size is taken last, so that what running services add meanwhile only makes it larger.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One head that was compared with the journal's: ``same``, ``older``, ``none`` there, or ``unknown`` and why."""
+    """One head that was compared with the log's: ``same``, ``older``, ``none`` there, or ``unknown`` and why."""
 
     place: str
     state: str
@@ -103,7 +103,7 @@ def compare_heads(
     timeout: float = TIMEOUT,
     archive: str | None = None,
 ) -> tuple[Compared, ...]:
-    """Compares the journal with the published folders, the newest cosigned checkpoint, the archive, and the witnesses.
+    """Compares the log with the published folders, the newest cosigned checkpoint, the archive, and the witnesses.
 
     Args:
         store: The log.
@@ -114,7 +114,7 @@ def compare_heads(
         archive: What and where the log's archive is; its newest checkpoint of this log is looked for.
 
     Raises:
-        LogDamaged: The journal is shorter than a checkpoint that its key signed.
+        LogDamaged: The log is shorter than a checkpoint that its key signed.
         LogForked: It has another root at that size.
         ConfigError: The trust file cannot be read, or ``archive`` is not the name of one.
     """
@@ -253,14 +253,14 @@ def _compare(store: Store, found: _Found) -> Compared:
 
 
 def _check_root(store: Store, place: str, size: int, root: bytes) -> None:
-    """A checkpoint is signed at the end of a commit only, so the journal's commit line there has the same root."""
+    """A checkpoint is signed at the end of a commit only, so the log's commit there has the same root."""
     try:
         frame = next(iter(store.frames(size - 1, size)))
     except (StoreError, StopIteration):
-        return  # no longer in the journal, or damaged: what verification is for
+        return  # no longer in the log, or damaged: what verification is for
     if frame.head.size != size or tree.root(frame.head.peaks) != root:
         raise LogForked(
-            f"{store.place}: at size {size} the journal has another root than what is known there: {place}. Both are "
+            f"{store.place}: at size {size} the log has another root than what is known there: {place}. Both are "
             f"signed by this log's key, so there are two histories; nothing is written. {_ADVICE}"
         )
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import ConfigError, KeyFileError
+from ..errors import ConfigError, KeyFileError, LogExists, StoreError
 from ..ledger.note import format_signer_key, format_vkey, parse_signer_key, parse_vkey
 from ..model import Json
 from ..protocols import Clock
@@ -66,6 +66,41 @@ def signers_of(text: str) -> tuple[Ed25519Signer, ...]:
 def vkey_of(signer: Ed25519Signer) -> str:
     """Returns a signer's verifier key."""
     return format_vkey(signer.name, signer.public_key)
+
+
+def check_signers(signers: Iterable[Ed25519Signer], place: object, origin: str, vkeys: Collection[str]) -> None:
+    """Refuses keys whose signatures nobody who trusts the log's listed keys would accept.
+
+    Of the same origin they may be, and another log's all the same: made by a second `init`, or on a second host.
+
+    Args:
+        signers: What would sign.
+        place: What the log is called in messages.
+        origin: The log's name.
+        vkeys: The verifier keys that the log lists.
+
+    Raises:
+        ConfigError: One is not the log's.
+    """
+    for signer in signers:
+        if signer.name != origin:
+            raise ConfigError(f"the signing key is for {signer.name!r}, but the log {place} is {origin!r}")
+        if vkey_of(signer) not in vkeys:
+            raise ConfigError(
+                f"the signing key is none of the log {place}: it is {vkey_of(signer)}, and the log lists "
+                f"{', '.join(vkeys)}. Take the key that signs this log; audit-middleware keys rotate adds another one"
+            )
+
+
+def _refuse_existing(log: Database, origin: str) -> None:
+    """Before a key is made that would be no log's. What else is wrong, who makes the log finds and says."""
+    from ..stores.postgres import PostgresStore  # here: it needs psycopg
+
+    try:
+        PostgresStore.open(log.url, origin=origin, writable=False).close()
+    except StoreError:
+        return
+    raise LogExists(f"{log}: there is a log {origin} already")
 
 
 def new_key(origin: str, path: Path) -> str:
@@ -133,7 +168,8 @@ def retire(log: Place, key_file: Path, old: str, *, prepare: bool = False, clock
             size = None
             if not prepare:
                 extra: dict[str, Json] = {"vkey": vkey, "size": store.head().size}
-                size = append_control(store, remaining, RETIRED, extra, clock, repairs)
+                # Services that were not started anew since the rotation still sign with the old key alone.
+                size = append_control(store, remaining, RETIRED, extra, clock, repairs, [parse_vkey(vkey)])
             return KeyChange(tuple(map(vkey_of, remaining)), size)
 
 
@@ -181,6 +217,8 @@ def create_log(log: Place, origin: str, key: Path | None = None) -> str:
         LogExists, KeyFileError, NoteError: nothing was changed, or only the key file was made.
     """
     key = key or key_of(log)
+    if isinstance(log, Database):
+        _refuse_existing(log, origin)
     for folder in (folder_of(log).parent, key.parent):
         folder.mkdir(parents=True, exist_ok=True)
     if not key.exists():

@@ -16,22 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import NoteError, RecordError
 from ..ledger.canonical import decode
-from ..ledger.examine import RawFrame
 from ..ledger.note import Verifier, open_note, parse_vkey
 from ..ledger.report import Finding, Report
 from ..model import Json
 from .standing import RETIRED, ROTATED
 
-__all__ = ["RETIRED", "ROTATED", "KeyWatch"]
+if TYPE_CHECKING:  # a service watches keys at its start, and verifies nothing
+    from ..ledger.examine import Examined, RawFrame
+
+__all__ = ["RETIRED", "ROTATED", "KeyWatch", "may_mention"]
 
 MENTION = b'"audit.key_r'
 """Without these bytes an entry has nothing to do with keys."""
 
-F = TypeVar("F", bound=RawFrame)
+F = TypeVar("F", bound="RawFrame")
 
 _LIMIT = 100  # findings kept; a log can be wrong in every commit
 
@@ -61,7 +63,7 @@ class KeyWatch:
             yield frame
 
     def look(self, frame: RawFrame, *, mentions_keys: bool = True) -> None:
-        """Looks at one frame. ``mentions_keys`` is False if it is known that `MENTION` is nowhere in it."""
+        """Looks at one frame. ``mentions_keys`` is False if it is known that none of its records mentions keys."""
         commit = frame.commit
         if commit is None or frame.torn or commit.size <= self._size:
             return
@@ -121,6 +123,11 @@ class KeyWatch:
     def _find(self, index: int, text: str, where: str) -> None:
         if len(self.findings) < _LIMIT:
             self.findings.append(Finding(5, "wrong key", index, text, where))
+
+
+def may_mention(examined: Examined) -> bool:
+    """False if it is known that no entry of a frame is one of those that `KeyWatch` acts on."""
+    return not examined.all_records or bool(examined.controls)
 
 
 def _verifier(vkey: Json) -> Verifier | None:

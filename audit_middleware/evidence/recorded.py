@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,8 +12,10 @@ import msgspec
 from ..model import Frame, Resource, Subject
 from ..pipeline.inputs import standing
 from ..policy.requirements import CONFIRM, REASON
+from ..privacy.patterns import REDACTED
+from ..privacy.sealed import place_of
 
-__all__ = ["Inputs", "Recorded", "decisions", "inputs_of"]
+__all__ = ["Inputs", "Open", "Recorded", "decisions", "inputs_of", "is_hidden"]
 
 
 class _Subject(msgspec.Struct, frozen=True, gc=False):
@@ -76,13 +78,21 @@ class Recorded(msgspec.Struct, frozen=True):
         return "WS" if self.request.protocol == "websocket" else self.request.method or ""
 
 
+Open = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes of a record one in which sealed values are opened, as far as they open."""
+
 _read = msgspec.json.Decoder(Recorded).decode
 _CONTROL = b'"kind":"control"'
 _MAX_BITS = 1000  # so that it can be compared with a float
 
 
 def decisions(
-    frames: Iterable[Frame], start: int, stop: int, since: str | None = None, until: str | None = None
+    frames: Iterable[Frame],
+    start: int,
+    stop: int,
+    since: str | None = None,
+    until: str | None = None,
+    opened: Open | None = None,
 ) -> Iterator[tuple[int, Recorded | None]]:
     """Every decision in ``[start, stop)`` and the period, with its index; ``None`` for an entry that is no record."""
     for frame in frames:
@@ -90,7 +100,7 @@ def decisions(
             if not start <= index < stop:
                 continue
             try:
-                record = _read(entry)
+                record = _read(entry) if opened is None else _opened(entry, opened)
                 datetime.fromisoformat(record.timestamp), datetime.fromisoformat(record.recorded_at)
             except (msgspec.DecodeError, ValueError, RecursionError):  # also UnicodeDecodeError
                 if _CONTROL not in entry:
@@ -101,9 +111,16 @@ def decisions(
                 yield index, record
 
 
+def _opened(entry: bytes, opened: Open) -> Recorded:
+    if b".v1." not in entry:
+        return _read(entry)
+    return msgspec.convert(opened(msgspec.json.decode(entry)), Recorded)
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the rules read, rebuilt. ``known`` names every attribute that the record tells, be it as missing."""
+    """What the rules read, rebuilt. ``known`` names every attribute that the record tells, be it as missing; ``sealed``
+    those of which it only tells that they are sealed, ``*`` for any."""
 
     subject: Subject
     resource: Resource
@@ -113,6 +130,12 @@ class Inputs:
     now: datetime
     known: frozenset[str]
     withheld: Mapping[str, str]
+    sealed: frozenset[str] = frozenset()
+
+
+def is_hidden(value: object) -> bool:
+    """Is a value only there as what stands for it, or dropped?"""
+    return place_of(value) is not None or value in (REDACTED, [REDACTED], {"personal": REDACTED})
 
 
 class _Other:
@@ -123,14 +146,26 @@ def inputs_of(record: Recorded) -> Inputs:
     """The inputs that a record tells. Raises `ValueError` where they are not of the form that is written."""
     part = record.decision.inputs
     told = standing(msgspec.to_builtins(record))
+    sealed = {name for name, value in told.items() if is_hidden(value)}
     values = {name: value for name, value in told.items() if value is not None}
     known = set(told)
     withheld: Mapping[str, str] = {}
-    if part is not None:
-        values |= {name: _value(value) for name, value in part.values.items()}
+    if part is not None and is_hidden(part.values):
+        sealed.add("*")  # all of what was read
+    elif part is not None:
+        sealed -= part.values.keys()
+        sealed |= {name for name, value in part.values.items() if is_hidden(value)}
+        values |= {name: _value(value) for name, value in part.values.items() if not is_hidden(value)}
         values = {name: value for name, value in values.items() if name not in part.missing}
         known |= {*part.values, *part.missing}
         withheld = part.withheld
+    known -= sealed
+    # Who asked is one of the arguments, whatever the rules read: the token will do.
+    values = {name: value for name, value in values.items() if name not in sealed or name == "subject.id"}
+    if "subject.roles" in sealed:
+        values["subject.roles"] = []
+    if "subject.type" in sealed:
+        values["subject.type"] = record.subject.type
     now = datetime.fromisoformat(record.timestamp)
     values["context.time"] = now
     reason, confirmed = values.pop(REASON, None), values.pop(CONFIRM, False)
@@ -152,6 +187,7 @@ def inputs_of(record: Recorded) -> Inputs:
         now.astimezone(UTC),
         frozenset(known),
         withheld,
+        frozenset(sealed),
     )
 
 

@@ -6,8 +6,8 @@ For each record that tells a decision:
 1. Effect and cause must go together: only some causes allow, only some deny.
 2. What no rule decided is not made again: the router selected something else, or what a rule needed could not be had.
 3. The policy is that of the record's digest. ``exempt`` and ``unannotated`` are looked up in its ``routes:``.
-4. Nothing that the rules read for this caller may be withheld or untold, and no predicate may be asked: it is Python,
-   and no part of the policy.
+4. Nothing that the rules read for this caller may be withheld, untold or sealed, and no predicate may be asked: it is
+   Python, and no part of the policy. Sealed values can be opened with the persons' keys first.
 5. Rules and requirements are evaluated. Effect, cause, rule, mode and the missing requirements must be the same; of a
    decision that a limit or an outage of the log turned into a denial, what went before must be an allow.
 6. ``blocked`` is no answer of the policy: what is made again is the block. An earlier record of the log must order it,
@@ -27,13 +27,14 @@ from typing import Any, Literal
 from ..context import clean
 from ..errors import PolicyError
 from ..model import Decision
+from ..persons import pseudonym
 from ..policy.evaluate import CompiledAction, Policy
 from ..policy.load import loads
 from ..policy.requirements import demanded
-from .blocking import NO_ORDER, Orders
-from .recorded import Inputs, Recorded, inputs_of
+from .blocking import NO_ORDER, SEALED, Orders
+from .recorded import Inputs, Recorded, inputs_of, is_hidden
 
-__all__ = ["Policies", "Reperformance", "Verdict", "reperform"]
+__all__ = ["SEALED", "Policies", "Reperformance", "Verdict", "reperform"]
 
 WITHHELD, UNTOLD, UNREADABLE = "withheld inputs", "inputs not recorded", "not a record"
 NO_POLICY, BAD_POLICY, PREDICATE = "policy not in the log", "policy does not load here", "predicate in Python"
@@ -42,6 +43,9 @@ MAX_DIFFERENCES = 1000
 """So many differences are listed; all are counted."""
 
 PRUNED = "pruned block"
+ALWAYS = frozenset({"subject.roles", "subject.type", "*"})
+"""What says which rules apply, whatever they read."""
+
 _DENYING = frozenset(
     {"blocked", "requirement", "limit", "error", "unknown_action", "route_mismatch", "log_unavailable"}
 )
@@ -169,16 +173,21 @@ def perform(
         return Verdict("differs", f"its inputs are not as they are written: {clean(str(problem), 100)}")
     if inputs.withheld:
         return _not(WITHHELD)
+    if inputs.sealed & ALWAYS or is_hidden(said.detail):
+        return _not(SEALED)
+    rule = found.policy.actions.get(record.action)
     decision = found.decide(record.action, inputs)
     if decision is None:
         return _not(PREDICATE)
-    if not known(found.policy.actions.get(record.action), inputs, decision):
-        return _not(UNTOLD)
-    return _compared(record, decision, found.policy.actions.get(record.action))
+    if unread := unknown(rule, inputs, decision):
+        return _not(SEALED if unread & inputs.sealed else UNTOLD)
+    return _compared(record, decision, rule)
 
 
 def _blocked(record: Recorded, policies: Policies, orders: Orders, index: int | None) -> Verdict:
     wrong = orders.wrong(index, record)
+    if wrong == SEALED:
+        return _not(SEALED)
     if wrong is not None:
         return _not(PRUNED) if orders.base and wrong == NO_ORDER else Verdict("differs", wrong)
     found = policies.get(record.decision.policy_digest)
@@ -191,22 +200,22 @@ def _blocked(record: Recorded, policies: Policies, orders: Orders, index: int | 
     if record.action is not None and (rule is None or not rule.needing):
         try:
             inputs = inputs_of(record)
-            again = None if inputs.withheld else found.decide(record.action, inputs)
+            again = None if inputs.withheld or inputs.sealed & ALWAYS else found.decide(record.action, inputs)
         except (ValueError, TypeError) as problem:
             return Verdict("differs", f"its inputs are not as they are written: {clean(str(problem), 100)}")
-        again = again if again is not None and known(rule, inputs, again) else None
+        again = again if again is not None and not unknown(rule, inputs, again) else None
     alone = "cannot be told" if again is None else f"would say {again.effect}"
     return Verdict("same", f"blocked, and the policy alone {alone}", again)
 
 
-def known(rule: CompiledAction | None, inputs: Inputs, decision: Decision) -> bool:
-    """Whether the record tells all that was read for a decision."""
+def unknown(rule: CompiledAction | None, inputs: Inputs, decision: Decision) -> set[str]:
+    """What was read for a decision and the record does not tell."""
     if rule is None:
-        return True
+        return set()
     names = set(rule.reads(inputs.subject))
     if decision.effect == "deny" and decision.cause != "requirement":
         names -= set(rule.required)  # only who may act is asked for them
-    return names <= inputs.known
+    return names - inputs.known
 
 
 def _not(why: str) -> Verdict:
@@ -270,7 +279,7 @@ class Difference:
         return {
             "index": self.index,
             "action": self.record.action if self.record else None,
-            "user": self.record.user_id if self.record else None,
+            "user": pseudonym(self.record.user_id) if self.record else None,
             "recorded": _told(said.effect, said.cause, said.rule, said.mode, said.detail) if said else None,
             "again": _told(again.effect, again.cause, again.rule, again.mode, again.detail) if again else None,
             "why": self.verdict.why or None,

@@ -21,9 +21,10 @@ from .policies import LOADED
 RETENTION, HELD, RELEASED, PRUNED = (
     "audit.retention_set", "audit.hold_placed", "audit.hold_released", "audit.pruned",
 )  # fmt: skip
+RESTRICTED, UNRESTRICTED = "audit.subject_restricted", "audit.subject_released"
 ROTATED, RETIRED = "audit.key_rotated", "audit.key_retired"
 _NEWEST = frozenset({LOADED, "audit.routes_listed"})  # of each service
-_ACTIONS = frozenset({RETENTION, HELD, RELEASED, PRUNED, ROTATED, RETIRED, *_NEWEST})
+_ACTIONS = frozenset({RETENTION, HELD, RELEASED, PRUNED, RESTRICTED, UNRESTRICTED, ROTATED, RETIRED, *_NEWEST})
 _MARK = b'"action":"audit.'  # a substring costs a fraction of decoding, and nearly no entry has it
 
 
@@ -51,6 +52,7 @@ class Standings:
     Attributes:
         retention: The newest ``audit.retention_set``.
         holds: ``audit.hold_placed`` of every hold that was not released, by name.
+        restrictions: ``audit.subject_restricted`` of every person who was not released, by token.
         pruned: Every ``audit.pruned`` that was read, oldest first.
     """
 
@@ -58,6 +60,7 @@ class Standings:
         """Nothing was read yet."""
         self.retention: Standing | None = None
         self.holds: dict[str, Standing] = {}
+        self.restrictions: dict[str, Standing] = {}
         self.pruned: list[Standing] = []
         self._keys: dict[int, Standing] = {}
         self._newest: dict[tuple[str, str], Standing] = {}
@@ -74,6 +77,12 @@ class Standings:
             self.holds[str(one.extra.get("name"))] = one
         elif one.action == RELEASED:
             self.holds.pop(str(one.extra.get("name")), None)
+        elif one.action in (RESTRICTED, UNRESTRICTED):
+            for token in _texts(one.extra.get("tokens")):
+                if one.action == RESTRICTED:
+                    self.restrictions[token] = one
+                else:
+                    self.restrictions.pop(token, None)
         elif one.action in (ROTATED, RETIRED):
             self._keys[one.index] = one
         elif one.action in _NEWEST:
@@ -91,7 +100,16 @@ class Standings:
         everything = [*self.holds.values(), *self._keys.values(), *self._newest.values()]
         if self.retention is not None:
             everything.append(self.retention)
+        everything += self._restricting()
         return sorted((one for one in everything if one.index < base), key=lambda one: one.index)
+
+    def _restricting(self) -> list[Standing]:
+        """Each record of a restriction with those of its tokens that were not released."""
+        held: dict[int, list[Json]] = {}
+        for token, one in self.restrictions.items():
+            held.setdefault(one.index, []).append(token)
+        records = {one.index: one for one in self.restrictions.values()}
+        return [replace(records[at], extra={**records[at].extra, "tokens": held[at]}) for at in held]
 
 
 def read_standings(store: LogStore) -> Standings:
@@ -172,6 +190,10 @@ def _parse(index: int, entry: bytes) -> Standing | None:
     service = record.get("service")
     name = service.get("name") if isinstance(service, dict) else None
     return _from_json({**record, "index": index, "at": record.get("timestamp"), "service": name})
+
+
+def _texts(value: Json) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _from_json(value: Json) -> Standing | None:

@@ -1,16 +1,17 @@
 """Check 2 of a verification: an entry is canonical and a record of the published schema.
 
 The schema exists once, as the pydantic models of `model`. Validating with them costs 10 us and more an entry; here a
-decoder is derived from the same models that does the same work in one C pass, and encoding what it read again shows
-whether the bytes are canonical: its members are declared in the order of their names. It only ever says yes. Whatever
-it does not take is looked at again by `canonical.decode` and the models, which have the last word and the better
-messages.
+decoder is derived from the same models that does the same work in one C pass over many entries, and encoding what it
+read again shows whether the bytes are canonical: its members are declared in the order of their names. It only ever
+says yes. Whatever it does not take is looked at again by `canonical.decode` and the models, which have the last word
+and the better messages.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -22,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import RecordError
 from ..ledger.canonical import MAX_ENTRY, MAX_INTEGER, decode, suspicious
-from ..model import Record
+from ..model import MAX_SEALED, MAX_TEXT, Record
 
 
 def check_record(entry: bytes) -> Any:
@@ -31,9 +32,9 @@ def check_record(entry: bytes) -> Any:
     Raises:
         RecordError: with what is wrong, and nothing of what the entry says.
     """
-    quick = _quick(entry)
-    if quick is not None:
-        return quick
+    records = read_records((entry,))
+    if records is not None:
+        return records[0]
     value = decode(entry)
     try:
         Record.model_validate(value)
@@ -86,6 +87,8 @@ def _translated(annotation: Any, metadata: list[Any], path: str, free: list[str]
         return Any
     if annotation is str:
         longest = next((one.max_length for one in metadata if isinstance(one, MaxLen)), None)
+        if longest == MAX_SEALED:
+            longest = MAX_TEXT  # a longer one must begin as what is sealed does: the models look
         return Annotated[str, msgspec.Meta(max_length=longest)]
     if annotation is int:
         return Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
@@ -109,35 +112,56 @@ def _no_float(text: str) -> Any:
     raise ValueError("a number with a fraction or an exponent")
 
 
-def _make_quick() -> Callable[[bytes], Any]:
+def _make_reader() -> Callable[[Sequence[bytes]], list[Any] | None]:
     derived = _derive(Record)
-    read = msgspec.json.Decoder(derived.struct, float_hook=_no_float).decode
-    write = msgspec.json.Encoder(order="deterministic").encode  # struct members as declared, names of dicts sorted
+    read = msgspec.json.Decoder(derived.struct, float_hook=_no_float).decode_lines
+    # Struct members as declared, names of dicts sorted.
+    write = msgspec.json.Encoder(order="deterministic").encode_lines
     # One search for all patterned texts; none of them can hold the newlines between them.
     patterned = attrgetter(*derived.patterns)
-    pattern = "\n".join(one.removeprefix("^").removesuffix("$") for one in derived.patterns.values())
-    matches = re.compile(pattern, re.ASCII).fullmatch
+    pattern = "".join(one.removeprefix("^").removesuffix("$") + r"\n" for one in derived.patterns.values())
+    match = re.compile(f"(?:{pattern})*+", re.ASCII).fullmatch
     # Only what may be of any shape can hold a big integer, a name that is not ASCII, or deep nesting.
     free = attrgetter(*sorted({path.partition("?")[0] for path in derived.free}))
-    texts = {str}
     refused = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
-    def quick(entry: bytes) -> Any:
+    def read_records(entries: Sequence[bytes]) -> list[Any] | None:
+        """Returns the records that these entries are, if that could be told of all of them in the quick way."""
+        data = b"\n".join((*entries, b""))
         try:
-            record = read(entry)
-            if len(entry) > MAX_ENTRY or write(record) != entry:
+            records: list[Any] = read(data)
+            # Each is written as one line: where bytes and number are the same, each line is one entry and one record.
+            if len(records) != len(entries) or write(records) != data:
                 return None
         except refused:
             return None
-        if not matches("\n".join(patterned(record))):
+        texts = "\n".join((*chain.from_iterable(map(patterned, records)), ""))
+        if not match(texts) or texts.count("\n") != len(derived.patterns) * len(records):
             return None
-        for part in filter(None, free(record)):
-            simple = type(part) is dict and entry.isascii() and texts.issuperset(map(type, part.values()))
-            if not simple and suspicious(entry):
-                return None
-        return record
+        if max(map(len, entries), default=0) > MAX_ENTRY:
+            return None
+        parts = list(filter(None, chain.from_iterable(map(free, records))))
+        if data.isascii() and _flat(parts):
+            return records
+        doubted = [entry for entry, record in zip(entries, records, strict=True) if _doubted(entry, free(record))]
+        return None if any(map(suspicious, doubted)) else records
 
-    return quick
+    return read_records
 
 
-_quick = _make_quick()
+_DICT, _TEXT = {dict}, {str}
+
+
+def _flat(parts: Sequence[Any]) -> bool:
+    """True if these are dicts that hold nothing but texts."""
+    return _DICT.issuperset(map(type, parts)) and _TEXT.issuperset(
+        map(type, chain.from_iterable(map(dict.values, parts)))
+    )
+
+
+def _doubted(entry: bytes, parts: Iterable[Any]) -> bool:
+    found = list(filter(None, parts))
+    return bool(found) and not (entry.isascii() and _flat(found))
+
+
+read_records = _make_reader()

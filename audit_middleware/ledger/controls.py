@@ -15,10 +15,12 @@ from typing import Any
 import msgspec
 
 from .report import Finding
+from .told_persons import PersonsTold
 
 HEARTBEAT, STOPPED = "audit.heartbeat", "audit.stopped"
 GAP, JUMP = "audit.gap", "audit.clock_jump"
 RETENTION, PRUNED = "audit.retention_set", "audit.pruned"
+KEYS, ERASED = "audit.subject_keys", "audit.subject_erased"
 
 _LONGEST = 10**8  # seconds: who promises a sign of life every three years promises nothing
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -67,6 +69,7 @@ class Coherence:
         pruned: The largest minimum index that a record of a pruning names, and that record's index.
         gaps, lost, jumps: See `report.Counts`.
         undecided: Log index of the first pruning whose rule may stand among entries that were not read.
+        persons: The keys of persons that the log tells of.
     """
 
     def __init__(self, retention: int | None = None, pruned: tuple[int, int] | None = None, *, whole: bool) -> None:
@@ -75,6 +78,7 @@ class Coherence:
         self.pruned = pruned
         self.gaps = self.lost = self.jumps = 0
         self.undecided: int | None = None
+        self.persons = PersonsTold()
         self._whole = whole
 
     def add(self, first: int, controls: Sequence[Control]) -> Iterator[Finding]:
@@ -90,6 +94,10 @@ class Coherence:
                 self.retention = index
             elif control.action == PRUNED:
                 yield from self._pruning(index, extra)
+            elif control.action == KEYS:
+                self.persons.made(extra)
+            elif control.action == ERASED:
+                self.persons.erased_by(index, extra)
 
     def _gap(self, index: int, extra: dict[str, Any]) -> Finding:
         count = whole_number(extra.get("count"))

@@ -276,6 +276,7 @@ class Fold:
             not_checked=self._not_checked(entries_checked),
             claims=claims,
             counts=self._records.counts,
+            persons=self._records.coherence.persons.total,
             start=self._start.size,
             pruned=self._start.pruned,
             state=self._remember() if holds and self._size else None,

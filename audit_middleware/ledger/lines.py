@@ -10,12 +10,18 @@ Each value has exactly one spelling; whatever could be spelled twice could be ch
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
+from functools import lru_cache
 
 from ..errors import FormatError
 
 LARGEST = 2**63 - 1
 """Largest size, index or time (C2SP tlog-cosignature bounds time; readers with signed integers bound the rest)."""
+
+_NOT_IN_NAMES = re.compile(r"[+\x00-\x1f\s\ud800-\udfff]").search
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]").search
+_SURROGATE = re.compile(r"[\ud800-\udfff]").search
 
 
 def to_base64(data: bytes) -> str:
@@ -44,9 +50,10 @@ def from_decimal(text: str, what: str, error: type[FormatError] = FormatError) -
     return int(text)
 
 
+@lru_cache(32)  # asked of the same few names for every checkpoint
 def is_name(text: str) -> bool:
     """True when ``text`` may name a key, or a log of ours."""
-    return bool(text) and not any(char == "+" or char < " " or char.isspace() or _surrogate(char) for char in text)
+    return bool(text) and _NOT_IN_NAMES(text) is None
 
 
 def check_text(text: str, what: str, error: type[FormatError] = FormatError) -> None:
@@ -55,14 +62,10 @@ def check_text(text: str, what: str, error: type[FormatError] = FormatError) -> 
         raise error(f"{what}: does not end with a newline")
     if has_control(text):
         raise error(f"{what}: holds a control character")
-    if any(map(_surrogate, set(text))):
+    if _SURROGATE(text):
         raise error(f"{what}: cannot be UTF-8")
-
-
-def _surrogate(char: str) -> bool:
-    return "\ud800" <= char <= "\udfff"
 
 
 def has_control(text: str) -> bool:
     """True when a character below U+0020 other than newline is in ``text``."""
-    return any(char < " " and char != "\n" for char in set(text))
+    return _CONTROL(text) is not None

@@ -83,6 +83,33 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Persons:
+    """What the log's records tell of the keys of persons, over what was read.
+
+    ``keys``: how many were told; a key that is told again after a crash counts again. ``erased``: how many persons'
+    keys were to be destroyed; ``erasures``: by how many records; ``told_in``: the log indexes of the first ten of them.
+    """
+
+    keys: int = 0
+    erased: int = 0
+    erasures: int = 0
+    told_in: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> str | None:
+        """Why values of a log cannot be read; ``None`` if nobody was erased."""
+        if not self.erasures:
+            return None
+        listed = ", ".join(map(str, self.told_in)) + (", ..." if self.erasures > len(self.told_in) else "")
+        persons = "1 person was" if self.erased == 1 else f"{self.erased} persons were"
+        return (
+            f"{persons} erased, says the log ({'entry' if self.erasures == 1 else 'entries'} {listed}): what was "
+            "sealed for them stays in its place as it was hashed, and cannot be read by anybody who has no copy of "
+            "their keys from before"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of a verification.
 
@@ -100,6 +127,7 @@ class Report:
         not_checked: What it says nothing about.
         claims: All that was proved, the weakest first.
         counts: What the log's records say of the log itself.
+        persons: What they tell of the keys of persons.
         start: Log index of the first entry that was to be read: not 0 after a pruning, or an earlier verification.
         pruned: How many entries at the beginning of the log were pruned.
         state: What to remember, to go on from here another time; ``None`` unless the log holds. Not part of the JSON.
@@ -118,6 +146,7 @@ class Report:
     not_checked: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
     counts: Counts = Counts()
+    persons: Persons = Persons()
     start: int = 0
     pruned: int = 0
     state: State | None = None

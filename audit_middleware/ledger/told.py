@@ -83,6 +83,17 @@ class Collector:
         self._sequences.append(fact.sequence)
         self._instances.append(fact.service.instance)
 
+    def extend(self, records: Sequence[Any]) -> None:
+        """Takes what has the members of `Facts`, all at once."""
+        kinds = [record.kind for record in records]
+        if "control" in kinds:
+            first = len(self._ids)
+            self._controls += [position for position, kind in enumerate(kinds, first) if kind == "control"]
+        self._ids += [record.action_id for record in records]
+        self._times += [record.recorded_at for record in records]
+        self._sequences += [record.sequence for record in records]
+        self._instances += [record.service.instance for record in records]
+
     def told(self, entries: Sequence[bytes]) -> Told:
         """Returns what there is to say of these entries, all of which were added."""
         return Told(entries, self._run(), _all_last_bits(self._ids))

@@ -1,6 +1,7 @@
 """The columns of the search index, and what a query may ask of them.
 
-Text is kept as the record has it. Times compare as text because records write them in one way only.
+Text is kept as the record has it, but of what is sealed the token alone. Times compare as text because records write
+them in one way only.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+
+from ..errors import ConfigError
+from ..persons import pseudonym, pseudonym_of
 
 COLUMNS = (
     "idx", "action_id", "timestamp", "recorded_at", "kind", "intent_id", "action", "event", "severity", "user_id",
@@ -28,6 +32,7 @@ SCHEMA = {
     "meta": "CREATE TABLE meta (version INTEGER, origin TEXT, size INTEGER, last TEXT)",
     "entry": f"CREATE TABLE entry (idx INTEGER PRIMARY KEY, {', '.join(COLUMNS[1:])})",
     "block": "CREATE TABLE block (first INTEGER PRIMARY KEY, low, high)",
+    "place": "CREATE TABLE place (first INTEGER PRIMARY KEY, segment, offset, lengths, leaves)",
     **{
         f"by_{name}": f"CREATE INDEX by_{name} ON entry ({name}) WHERE {name} IS NOT NULL"
         for name in _LOOKUPS
@@ -97,8 +102,9 @@ def row_of(index: int, entry: bytes) -> Row:
         found = _Columns()
     return (
         index, found.action_id, found.timestamp, found.recorded_at, found.kind, found.intent_id, found.action,
-        found.event, found.severity, found.user_id, found.initiator_ip, found.resource.type, found.resource.id,
-        found.decision.effect, found.decision.cause, found.outcome, _number(found.response.status),
+        found.event, found.severity, pseudonym(found.user_id), pseudonym(found.initiator_ip), found.resource.type,
+        pseudonym(found.resource.id), found.decision.effect, found.decision.cause, found.outcome,
+        _number(found.response.status),
         found.trace.trace_id, found.trace.correlation_id, found.service.instance, _number(found.sequence),
     )  # fmt: skip
 
@@ -122,7 +128,8 @@ class Filters:
     """What a query asks for; ``None`` is anything. Times are RFC 3339 UTC with microseconds, as records have them.
 
     ``action`` may end in ``*``. ``resource`` is ``type/id`` or a type. ``trace`` is a trace id or a correlation id.
-    ``since`` is inclusive, ``until`` exclusive. ``unfinished``: only intents that no outcome names.
+    ``since`` is inclusive, ``until`` exclusive. ``unfinished``: only intents that no outcome names. With ``user_token``
+    or ``resource_token`` the records where this token stands for the user or the resource's id are found as well.
     """
 
     user: str | None = None
@@ -137,27 +144,46 @@ class Filters:
     since: str | None = None
     until: str | None = None
     unfinished: bool = False
+    user_token: str | None = None
+    resource_token: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` for text that no record can hold, such as bytes of a command line that are not UTF-8."""
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, str) and not _is_unicode(value):
+                raise ConfigError(f"{name.replace('_', '-')} {value!r}: is not Unicode text")
 
     @property
     def action_start(self) -> str | None:
         """What an action must start with, if it is asked for that way."""
         return self.action[:-1] if self.action is not None and self.action.endswith("*") else None
 
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """What may stand for the user, one or two texts; none: any user."""
+        return _either(self.user, self.user_token)
+
+    @property
+    def resource_ids(self) -> tuple[str, ...]:
+        """As `user_ids`, for the resource's id."""
+        _, slash, name = (self.resource or "").partition("/")
+        return _either(name if slash else None, self.resource_token)
+
     def terms(self) -> list[Term]:
         """All conditions but those on time and on the start of an action; the most selective lookup first."""
-        resource_type, slash, resource_id = (self.resource or "").partition("/")
         wanted: list[Term | None] = [
             _equals("action_id", self.action_id),
             self._trace_term(),
-            _equals("resource_id", resource_id if slash else None),
-            _equals("user_id", self.user),
+            _any_of("resource_id", self.resource_ids),
+            _any_of("user_id", self.user_ids),
             _equals("action", self.action if self.action_start is None else None),
             _UNFINISHED if self.unfinished else None,
             _rare("kind", "intent" if self.unfinished else self.kind),
             _rare("effect", self.decision),
             _rare("outcome", self.outcome),
             _rare("severity", self.severity),
-            _equals("resource_type", resource_type if self.resource is not None else None),
+            _equals("resource_type", None if self.resource is None else self.resource.partition("/")[0]),
         ]
         return [term for term in wanted if term is not None]
 
@@ -169,11 +195,30 @@ class Filters:
         return Term("(+trace_id = ? OR +correlation_id = ?)", values * 2, lookup)
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
 _UNFINISHED = Term(
     "NOT EXISTS (SELECT 1 FROM entry AS outcome WHERE outcome.intent_id = entry.action_id)",
     (),
 )
 """The outcome of an intent is looked up by the index on ``intent_id``."""
+
+
+def _either(clear: str | None, token: str | None) -> tuple[str, ...]:
+    return tuple(text for text in (clear, None if token is None else pseudonym_of(token)) if text is not None)
+
+
+def _any_of(column: str, values: tuple[str, ...]) -> Term | None:
+    if not values:
+        return None
+    condition = " OR ".join([f"+{column} = ?"] * len(values))
+    return Term(f"({condition})", values, tuple((f"{column} = ?", (value,)) for value in values))
 
 
 def _equals(column: str, value: str | None) -> Term | None:

@@ -21,20 +21,22 @@ import heapq
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import EntriesPruned, LogDamaged, StoreError
+from ..errors import EntriesPruned, StoreError
 from ..protocols import LogStore
 from .columns import BLOCK, COLUMNS, SCHEMA, Filters, Row, Term, row_of
 from .inspection import Inspection
+from .journal import JournalStore
 from .lock import ProcessLock
+from .places import Lines, entries_of, move_places, place_row, wrong_places
 
 __all__ = ["COLUMNS", "Filters", "SearchIndex", "row_of"]
 
-VERSION = 2
+VERSION = 3
 _CHUNKS = (512, 64, 8, 1)  # fixed sizes, so that SQLite's statement cache hits; 512 rows are 10,752 variables
 _BATCH = 50_000
 _LOCK_TIMEOUT = 60.0
@@ -64,6 +66,7 @@ class SearchIndex:
         self._connection: sqlite3.Connection | None = None
         self._file = 0
         self._inspection: Inspection | None = None
+        self._lines = Lines(store.layout.journal, self._database) if isinstance(store, JournalStore) else None
         with self._lock.held(_LOCK_TIMEOUT):
             self._database()
 
@@ -144,6 +147,7 @@ class SearchIndex:
         try:
             database.execute("DELETE FROM entry WHERE idx < ?", [base])
             database.execute("DELETE FROM block WHERE first < ?", [base])
+            move_places(database, base)
             database.execute(
                 f"INSERT INTO block {_BLOCKS} FROM entry WHERE idx >= ?2 AND idx < ?3 GROUP BY 1",  # constants
                 [BLOCK, base, -(-base // BLOCK) * BLOCK],
@@ -155,19 +159,20 @@ class SearchIndex:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _hash(self, index: int) -> str:
-        frame = next(iter(self._store.frames(index, index + 1)), None)
-        if frame is None:
-            raise LogDamaged(f"entry {index} is below the head but not in the log")
-        return hashlib.sha256(frame.entries[index - frame.first]).hexdigest()
+        ((_, entry),) = self.read([index])
+        return hashlib.sha256(entry).hexdigest()
 
     def _add(self, database: sqlite3.Connection, start: int, stop: int) -> int:
         rows: list[Row] = []
+        places: list[Row | None] = []
         last = b""
         for frame in self._store.frames(start, stop):
             skip = max(0, start - frame.first)
             rows.extend(row_of(index, entry) for index, entry in enumerate(frame.entries[skip:], frame.first + skip))
+            places.append(place_row(frame))
             last = frame.entries[-1]
         _insert(database, rows)
+        database.executemany("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?, ?)", filter(None, places))
         database.execute(
             f"INSERT OR REPLACE INTO block {_BLOCKS} FROM entry WHERE idx >= ?2 GROUP BY 1",  # constants
             [BLOCK, start // BLOCK * BLOCK],
@@ -241,6 +246,16 @@ class SearchIndex:
         """Indexes of all entries with this action id, oldest first: a retried record may be there twice."""
         return list(self.find(Filters(action_id=action_id), newest_first=False))
 
+    def read(self, indexes: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Yields each of these log indexes with its entry, read from the log and checked against it; streams.
+
+        Raises:
+            EntriesPruned, LogDamaged, LogUnavailable: As `LogStore.frames`.
+        """
+        if self._lines is None:
+            return entries_of(self._store, indexes)
+        return entries_of(self._store, indexes, self._lines.read)
+
     # --- checking ------------------------------------------------------------------------------------------------
 
     def check(self, first: int, entries: Sequence[bytes]) -> Iterator[tuple[int, str]]:
@@ -278,11 +293,16 @@ class SearchIndex:
                 wrong = [name for name, has, right in zip(COLUMNS, found, should, strict=True) if has != right]
                 yield index, f"the search index says something else in {', '.join(wrong)}"
 
+        for index in wrong_places(self._database(), first, entries):
+            yield index, "the search index has wrong lengths or leaf hashes for the commit that starts here"
+
     def _check_rest(self, size: int) -> Iterator[tuple[int, str]]:
-        database = self._database()
+        database, base = self._database(), self._store.base.size
         beyond = "SELECT idx FROM entry WHERE idx >= ? OR idx < ? ORDER BY idx LIMIT 1"
-        for (index,) in database.execute(beyond, [size, self._store.base.size]):
+        for (index,) in database.execute(beyond, [size, base]):
             yield index, "the search index has a row for an entry that is not in the log"
+        for (index,) in database.execute("SELECT first FROM place WHERE first >= ? OR first < ?", [size, base]):
+            yield index, "the search index has a place for a commit that is not in the log"
         blocks = f"{_BLOCKS} FROM entry NOT INDEXED GROUP BY 1"
         statement = f"SELECT * FROM ({blocks}) EXCEPT SELECT * FROM block ORDER BY 1 LIMIT 1"  # noqa: S608  # constants
         for index, _, _ in database.execute(statement, [BLOCK]):

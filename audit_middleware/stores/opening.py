@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,19 +24,22 @@ from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError, LogUnavailable
 from ..protocols import LogStore
+from ..urls import UNREADABLE, is_plain, shown_url
 from .columns import Filters
 from .filesystem import make_directory
 from .frames import RawFrame
-from .index import SearchIndex
 from .journal import LOCK_TIMEOUT, JournalStore
 from .layout import Layout, read_config
 from .lock import ProcessLock
+from .shelf import Folder, SharedShelf, Shelf
 from .tail import Repair
+from .waiting import Polling, Watch
 
 STATE = "AUDIT_STATE"
 """Environment: the folder of this host for a log in a database."""
 
 _SCHEMES = ("postgresql://", "postgres://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//|(?=/[^/]*@))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Database:
     folder: Path
 
     def __str__(self) -> str:
-        return shown_place(self.url)
+        return shown_url(self.url)
 
 
 Place = Path | Database
@@ -118,6 +123,10 @@ class Index(Protocol):
         """Indexes of all entries with this action id."""
         ...
 
+    def read(self, indexes: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """These entries with their indexes, read from the log and checked against it."""
+        ...
+
     def check(self, first: int, entries: Sequence[bytes]) -> Iterator[tuple[int, str]]:
         """What the index has wrong."""
         ...
@@ -146,27 +155,20 @@ def place_of(text: str, state: Path | None = None) -> Place:
         ConfigError: It is a URL of something else.
     """
     if is_url(text):
+        if not is_plain(text):
+            raise ConfigError(f"the log: {UNREADABLE}")
         named = os.environ.get(STATE)
         return Database(text, state or (Path(named) if named else _folder(text)))
-    scheme, colon, _ = text.partition("://")
-    if colon and scheme.isalnum():
-        raise ConfigError(f"a log is a directory or postgresql://user@host/database, not {scheme}://")
+    found = _SCHEME.match(text)
+    if found is not None:
+        # Also what is a URL but for a slip: as a path it would be shown in messages, with the password in it.
+        raise ConfigError(f"a log is a directory or postgresql://user@host/database, not {found[1]}:{found[2]}...")
     return Path(text)
 
 
 def as_place(log: Place | str) -> Place:
     """Returns what a program says of a log: a place, or the text of one."""
     return place_of(log) if isinstance(log, str) else log
-
-
-def shown_place(url: str) -> str:
-    """A URL as messages and records may show it: without user, password and parameters, but with the log's name."""
-    try:
-        parts = urlsplit(url)
-        origin = parse_qs(parts.query).get("origin", [""])[0]
-    except ValueError:
-        return "postgresql://"
-    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?origin={origin}" if origin else "")
 
 
 def _folder(url: str) -> Path:
@@ -203,6 +205,16 @@ def key_of(place: Place) -> Path:
     return place.folder / "signing.key" if isinstance(place, Database) else Path(f"{place}.key")
 
 
+def subject_keys_of(place: Place) -> Path:
+    """Where the keys of the persons in the log are by default."""
+    return place.folder / "subjects" if isinstance(place, Database) else Path(f"{place}.subjects")
+
+
+def master_key_of(place: Place) -> Path:
+    """Where the file of the key over them is by default."""
+    return place.folder / "master" if isinstance(place, Database) else Path(f"{place}.master")
+
+
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +237,8 @@ def open_log(
 def open_index(store: Store) -> Index:
     """The search index of an opened log."""
     if isinstance(store, JournalStore):
+        from .index import SearchIndex  # here: a service that only writes needs no SQLite
+
         return SearchIndex(store.layout.index, store)
     from .postgres import PostgresIndex, PostgresStore
 
@@ -233,23 +247,55 @@ def open_index(store: Store) -> Index:
     return PostgresIndex(store)
 
 
+def open_watch(store: Store) -> Watch:
+    """Waits for an opened log to grow: a journal tells nobody, a database does."""
+    if isinstance(store, JournalStore):
+        return Polling()
+    from .postgres import PostgresStore
+
+    return store.watch() if isinstance(store, PostgresStore) else Polling()
+
+
+def open_shelf(store: Store, folder: Path, room: str) -> Shelf:
+    """Small values beside an opened log: of a journal in a folder of this host, which exists; of a database there."""
+    return Folder(folder) if (shared := shared_shelf(store, room)) is None else shared
+
+
+def shared_shelf(store: Store, room: str = "") -> SharedShelf | None:
+    """The values beside an opened log that all hosts share; ``None`` of a journal, which is one host's."""
+    if isinstance(store, JournalStore):
+        return None
+    from .postgres import PostgresStore
+
+    return store.shelf(room) if isinstance(store, PostgresStore) else None
+
+
 def origin_of(place: Place) -> str:
     """The log's name. Raises `LogNotFound` or another `StoreError`: a check that there is a log."""
+    return origin_and_vkeys(place)[0]
+
+
+def origin_and_vkeys(place: Place) -> tuple[str, tuple[str, ...]]:
+    """The log's name and the verifier keys that it lists. Raises as `origin_of`."""
     if isinstance(place, Database):
         with contextlib.closing(open_log(place)) as store:
-            return store.origin
-    return read_config(Layout(place)).origin
+            return store.origin, store.vkeys
+    config = read_config(Layout(place))
+    return config.origin, tuple(config.vkeys)
 
 
 @contextlib.contextmanager
-def elected(place: Place, lock: ProcessLock, name: str) -> Iterator[threading.Event]:
-    """Holds a lock of this host and, for a database, that of the name among all; waits for neither.
+def elected(place: Place, lock: ProcessLock, *names: str) -> Iterator[threading.Event]:
+    """Holds a lock of this host and, for a database, those of the names among all; waits for none.
 
     Yields and raises as `exclusive`.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.held(0))
-        yield stack.enter_context(exclusive(place, name, 0)) if isinstance(place, Database) else threading.Event()
+        if isinstance(place, Database):
+            yield stack.enter_context(_locked(place, names, 0))
+        else:
+            yield threading.Event()
 
 
 @contextlib.contextmanager
@@ -263,9 +309,7 @@ def exclusive(place: Place, name: str, timeout: float) -> Iterator[threading.Eve
         StoreError: There is no log, or its place cannot be used.
     """
     if isinstance(place, Database):
-        from .postgres import advisory_lock
-
-        with advisory_lock(place.url, name, timeout) as lost:
+        with _locked(place, [name], timeout) as lost:
             yield lost
         return
     lock = ProcessLock(state_of(place) / f"{name}.lock")
@@ -274,3 +318,9 @@ def exclusive(place: Place, name: str, timeout: float) -> Iterator[threading.Eve
             yield threading.Event()
     finally:
         lock.forget()
+
+
+def _locked(place: Database, names: Sequence[str], timeout: float) -> AbstractContextManager[threading.Event]:
+    from .postgres import advisory_lock
+
+    return advisory_lock(place.url, names, timeout)

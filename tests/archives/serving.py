@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from audit_middleware.archives.s3 import S3Archive
+from tests.kit import steady_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -55,7 +56,7 @@ class Server:
         self._environment = {**os.environ, **(environment or {})}
         self._environment.pop("PYTHONPATH", None)  # ours is not its
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = steady_port()
 
     @property
     def url(self) -> str:

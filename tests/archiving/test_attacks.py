@@ -205,7 +205,7 @@ def test_rolled_back_and_continued(path: Path, folder: Path, tmp_path: Path, ver
     assert verify("verify", store.path)[0] == 0, "by itself it holds"
     code, report = verify("verify", store.path, "--archive", folder)
     assert (code, causes(report)) == (1, {"forked"})
-    with pytest.raises(LogForked, match="at size 640 the journal has another root"):
+    with pytest.raises(LogForked, match="at size 640 the log has another root"):
         compare_heads(store, archive=str(folder))
     code, report = verify("archive", "put", store.path, folder, "--retain", "none", "--no-check")
     assert code == 1

@@ -67,7 +67,7 @@ def test_a_folder_is_not_called_immutable(written: Log, folder: Path, command: C
     assert code == 0
     assert "5 entries archived" in told
     assert "not shown to be immutable" in told
-    assert "personal data in clear" in errors
+    assert "stands in the records in clear" in errors
     assert [one["extra"]["size"] for one in written.controls("audit.archived")] == [5]
     code, _, errors = command("archive", "put", written.path, folder, "--no-check")
     assert code == 0

@@ -101,13 +101,13 @@ def test_another_history_refuses_at_the_same_size_and_when_longer(
     store: JournalStore, tmp_path: Path, count: int
 ) -> None:
     folder = published(store, tmp_path)
-    with pytest.raises(LogForked, match=r"at size 7 the journal has another root .* two histories"):
+    with pytest.raises(LogForked, match=r"at size 7 the log has another root .* two histories"):
         compare_heads(rewritten(store, tmp_path, count), [folder])
 
 
 def test_a_folder_that_another_key_signed_proves_nothing(store: JournalStore, tmp_path: Path) -> None:
     folder = published(store, tmp_path)
-    other = make_sealer(ORIGIN, [Ed25519Signer(ORIGIN, bytes(32))])
+    other = make_sealer(ORIGIN, [Ed25519Signer(ORIGIN, bytes(32))], VERIFIERS)
     head = other(store.head(), [entry(8)])
     (folder / "checkpoint").write_bytes(head.checkpoint)
     (found,) = compare_heads(store, [folder])

@@ -156,7 +156,7 @@ def test_the_key_of_another_log_signs_nothing(filled: Log, command: Command, tmp
     before = journal_bytes(filled)
     code, _, err = command("tail", filled.path)
     assert code == 0
-    assert f"{NOT_RECORDED}the signing key here is for 'example.com/other'" in err
+    assert f"{NOT_RECORDED}the signing key is for 'example.com/other'" in err
     assert journal_bytes(filled) == before
     assert ORIGIN != "example.com/other"
 

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_middleware.cli import app
-from audit_middleware.errors import AuditError, ConfigError, KeyFileError, NoteError
+from audit_middleware.cli.reading import log_signers
+from audit_middleware.errors import AuditError, ConfigError, KeyFileError, LogDamaged, NoteError
 from audit_middleware.evidence.changes import append_control
 from audit_middleware.evidence.keys import new_key, retire, rotate, signers_of, vkey_of
 from audit_middleware.evidence.keywatch import KeyWatch
@@ -25,9 +26,11 @@ from audit_middleware.ledger.proof import verify_proof
 from audit_middleware.ledger.report import Report
 from audit_middleware.ledger.verify import verify
 from audit_middleware.pipeline.append import make_sealer
+from audit_middleware.settings import load_settings
 from audit_middleware.signing import Ed25519Signer, read_key_file, replace_key_file, write_key_file
 from audit_middleware.stores.journal import JournalStore
-from tests.kit import ORIGIN, Log
+from audit_middleware.wiring import build_parts
+from tests.kit import ORIGIN, Log, write_policy
 from tests.stores.children import fork
 from tests.stores.samples import entry
 
@@ -36,11 +39,11 @@ def key_file(log: Log) -> Path:
     return Path(f"{log.path}.key")
 
 
-def write(log: Log, number: int, signers: tuple[Ed25519Signer, ...] | None = None) -> None:
-    """What a service that has just been started does."""
+def write(log: Log, number: int, signers: tuple[Ed25519Signer, ...] | None = None, *, thief: bool = False) -> None:
+    """What a service that has just been started does; a thief goes on behind any commit."""
     signers = signers or signers_of(read_key_file(key_file(log)))
     store = JournalStore.open(log.path)
-    store.append([entry(number)], make_sealer(ORIGIN, signers))
+    store.append([entry(number)], make_sealer(ORIGIN, signers, map(parse_vkey, store.vkeys) if thief else ()))
     store.close()
 
 
@@ -125,12 +128,29 @@ def test_a_later_signature_of_a_retired_key_is_reported(rotated: tuple[Log, str,
     both = signers_of(read_key_file(key_file(log)))
     retire(log.path, key_file(log), parse_vkey(old).key_id.hex())
     write(log, 1)
-    write(log, 2, both if thief_adds_new else both[:1])
-    write(log, 3)
+    write(log, 2, both if thief_adds_new else both[:1], thief=True)
+    write(log, 3, thief=True)
     found = report(log)
     assert (found.holds, found.index, found.cause) == (False, 4, "wrong key")
     assert [one.index for one in found.findings if one.cause == "wrong key"] == [4]
     assert "which entry 2 retired" in found.findings[-1].text
+
+
+def test_a_service_that_still_signs_with_the_old_key_alone(rotated: tuple[Log, str, str]) -> None:
+    """It was not started anew. Nobody with the new key alone goes on behind it, but the retirement does."""
+    log, old, _ = rotated
+    both = signers_of(read_key_file(key_file(log)))
+    write(log, 1, both[:1])
+    write(log, 2, both)
+    write(log, 3, both[:1])
+    retire(log.path, key_file(log), old, prepare=True)
+    with pytest.raises(LogDamaged, match="not signed by a key of this process"):
+        write(log, 4)
+    retire(log.path, key_file(log), old)
+    write(log, 4)
+    with pytest.raises(LogDamaged, match="not signed by a key of this process"):
+        write(log, 5, both[:1])
+    assert report(log).holds
 
 
 def test_a_rotation_that_one_of_the_keys_did_not_sign_is_reported(log: Log, tmp_path: Path) -> None:
@@ -220,6 +240,27 @@ def _counted_replace(rename: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # --- key files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["setting", "file"])
+def test_a_key_that_the_log_does_not_list_signs_nothing(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Of the same origin, but another one: of a second `init`, or of somebody who has the file and not the key."""
+    vkey = new_key(ORIGIN, tmp_path / "other.key")
+    before = log.records()
+    settings = {"policy": write_policy(tmp_path, "actions: {doc.read: {allow: [anyone]}}\n"), "log": str(log.path)}
+    text = (tmp_path / "other.key").read_text()
+    key = {"signing_key": text} if how == "setting" else {"key": tmp_path / "other.key"}
+    with pytest.raises(ConfigError, match="is none of the log") as caught:
+        build_parts(load_settings({**settings, **key, "service": "s"}, {}))
+    assert vkey in str(caught.value)
+    assert "PRIVATE" not in str(caught.value)
+    monkeypatch.setenv("AUDIT_KEY", str(tmp_path / "other.key"))
+    monkeypatch.delenv("AUDIT_RECORD_READS", raising=False)
+    with pytest.raises(ConfigError, match="is none of the log"):
+        log_signers(log.path)
+    assert log.records() == before
 
 
 def test_signers_of_a_text() -> None:

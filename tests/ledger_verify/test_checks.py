@@ -62,6 +62,7 @@ def test_the_report_of_a_good_log() -> None:
         "not_checked": list(report.not_checked),
         "claims": [{"kind": "locally consistent", "size": 5, "text": report.claim, "by": [], "time": None}],
         "counts": {"gaps": 0, "lost": 0, "silences": 0, "jumps": 0},
+        "persons": {"keys": 0, "erased": 0, "erasures": 0, "told_in": []},
         "start": 0,
         "pruned": 0,
     }

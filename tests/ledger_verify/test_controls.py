@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from audit_middleware.ledger.report import Counts, Report
+from audit_middleware.ledger.report import Counts, Persons, Report
 from audit_middleware.ledger.verify import verify
 from audit_middleware.stores.memory import MemoryStore
 from tests.stores.samples import ORIGIN, SEAL, VERIFIERS, assert_holds, check_record, entry
@@ -153,3 +153,35 @@ def test_control_records_of_another_shape_are_left_to_the_check_of_entries() -> 
     store.append([entry(0, kind="control", action="audit.gap", extra=["count"])], SEAL)
     assert verify(store.raw_frames(), ORIGIN, VERIFIERS).counts == Counts()
     assert verify(store.raw_frames(), ORIGIN, VERIFIERS, check_entry=check_record).cause == "malformed"
+
+
+# --- persons -----------------------------------------------------------------------------------------------------
+
+
+def test_erasures_explain_what_cannot_be_read() -> None:
+    writer = Writer().put(0).put(1, "subject_keys", keys=[["a", "0"], ["b", "1"], ["c", "2"]])
+    assert writer.report().persons == Persons(keys=3)
+    assert writer.report().persons.words is None
+    writer.put(2, "subject_erased", tokens=["a", "b"]).put(3).put(4, "subject_erased", token="c")
+    report = writer.put(5, "subject_erased", tokens=["a"]).report()
+    assert report.persons == Persons(keys=3, erased=3, erasures=3, told_in=(2, 4, 5))
+    assert "3 persons were erased, says the log (entries 2, 4, 5)" in str(report.persons.words)
+    one = Writer().put(0, "subject_erased", tokens=["a"]).report().persons.words
+    assert str(one).startswith("1 person was erased, says the log (entry 0): what was sealed")
+
+
+def test_many_erasures_are_counted_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit_middleware.ledger.told_persons._KNOWN", 5)
+    writer = Writer()
+    for second in range(20):
+        writer.put(second, "subject_erased", tokens=[f"t{second}", "same"])
+    persons = writer.report().persons
+    assert (persons.erased, persons.erasures, persons.told_in) == (21, 20, tuple(range(10)))
+    assert ", 9, ...)" in str(persons.words)
+
+
+@pytest.mark.parametrize("extra", [{}, {"tokens": 7}, {"tokens": [None, {}]}, {"token": ["a"]}, {"keys": "abc"}])
+def test_records_about_persons_of_another_shape_stop_nothing(extra: dict[str, Any]) -> None:
+    writer = Writer().put(0, "subject_erased", **extra).put(1, "subject_keys", **extra)
+    assert writer.report().persons.keys == 0
+    assert writer.report().persons.erased == len([one for one in [extra.get("token")] if one])

@@ -42,7 +42,7 @@ def valid(data: bytes) -> bool:
 def assert_agrees(data: bytes) -> bool:
     """Returns whether the bytes are a valid record, after making sure that `check_record` says the same."""
     expected = valid(data)
-    assert wellformed._quick(data) is None or expected, data[:200]
+    assert wellformed.read_records([data]) is None or expected, data[:200]
     if expected:
         check_record(data)
     else:
@@ -82,6 +82,7 @@ HOSTILE: list[Any] = [
     ["x"], ["x" * 2049], [1], [None], {}, {"x": 1}, {"ä": 1}, {"x": "y"}, {"ä": "y"}, {"x": "y" * 2049}, {"x": 2**53},
     {"x": [1.0]}, {"x": None}, "allow", "outcome", "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:00.000000Z\n",
     "٢٠٢٦-01-01T00:00:00.000000Z", "019b76da-a800-7000-8000-0000000000ab", "019B76DA-a800-7000-8000-0000000000ab",
+    "sealed.v1." + "x" * 3000, "sealed.v1." + "x" * 16_490, "sealed.v1." + "x" * 16_491,
 ]  # fmt: skip
 
 
@@ -142,7 +143,48 @@ def test_valid_records_take_the_quick_way() -> None:
         record(1), full(), record(2, extra={"digest": "1" * 64, "n": 3}), record(3, reason="käse"),
         record(4, trace=record(4)["trace"] | {"trace_id": "1" * 32}),
     ):  # fmt: skip
-        assert wellformed._quick(canonical.encode(values)) is not None
+        assert wellformed.read_records([canonical.encode(values)]) is not None
+
+
+def test_many_are_read_as_each_is() -> None:
+    good = [canonical.encode(values) for values in (record(1), full(), record(2, extra={"n": 3}), record(3))]
+    found = wellformed.read_records(good)
+    assert found is not None
+    assert [one.sequence for one in found] == [json.loads(one)["sequence"] for one in good]
+    assert wellformed.read_records([]) == []
+    large = record(4, extra={"x": [{"n": 2**53}]})
+    for bad in (b"{}", b"", b"[]", plain(large), plain(full() | {"extra": {"x": "y" * 65_000}})):
+        for at in range(len(good) + 1):
+            assert wellformed.read_records([*good[:at], bad, *good[at:]]) is None
+
+
+def test_entries_that_are_records_only_together() -> None:
+    """What is read at once must be, line by line, what the entries are."""
+    one, two = canonical.encode(record(1)), canonical.encode(record(2))
+    whole = canonical.encode(record(3, extra={"a": [{"b": 1}, {"c": 2}]}))
+    begin, end = whole.split(b"},{")
+    for entries in (
+        [one + b"\n" + two],
+        [one + b"\n" + two, b""],
+        [one + two],
+        [one, two + b"\n"],
+        [one[:100], one[100:]],
+        [one + begin + b"}", b"{" + end],
+        [one + b"\n" + begin + b"},", b"{" + end],
+        [b"\n" + one],
+        [one, b" ", two],
+    ):
+        assert wellformed.read_records(entries) is None, entries
+
+
+def test_patterned_texts_do_not_make_up_for_each_other() -> None:
+    values = record(1)
+    recorded = f"{values['recorded_at']}\n{values['timestamp']}\n{values['action_id']}\n{values['recorded_at']}"
+    for at in range(3):
+        entries = [
+            plain(record(number, recorded_at=recorded) if number == at else record(number)) for number in range(3)
+        ]
+        assert wellformed.read_records(entries) is None
 
 
 @settings(max_examples=150, deadline=None)

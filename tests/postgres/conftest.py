@@ -15,8 +15,12 @@ import pytest
 from psycopg import sql
 
 from audit_middleware.stores.postgres import PostgresStore, initialise
+from tests.archives.conftest import folder
+from tests.postgres.commands import run, url
 from tests.postgres.server import PASSWORD, PostgresServer
 from tests.stores.samples import CREATED, ORIGIN, VKEY
+
+__all__ = ["folder", "run", "url"]
 
 os.environ.pop("PGPASSWORD", None)
 

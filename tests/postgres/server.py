@@ -8,13 +8,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
+
+from tests.kit import steady_port
 
 PATIENCE = 60.0  # seconds until a test that waits for something gives up; never part of a claim
 PASSWORD = "not-a-secret"
@@ -41,8 +42,11 @@ def _someone() -> int | None:
 class PostgresServer:
     """One server with one superuser, ``postgres``; its data is gone after `remove`."""
 
-    def __init__(self, place: str | None = None) -> None:
-        """Makes its files in a folder of its own, in a place that anyone may pass; default: a quick one."""
+    def __init__(self, place: str | None = None, primary: PostgresServer | None = None) -> None:
+        """Makes its files in a folder of its own, in a place that anyone may pass; default: a quick one.
+
+        With ``primary``, which runs, it is a standby that follows that server.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="audit-pg-", dir=place or _quick_place()))
         self.folder.chmod(0o711)
         self.data = self.folder / "data"
@@ -50,15 +54,17 @@ class PostgresServer:
         self._user = _someone()
         if self._user is not None:
             os.chown(self.data, self._user, -1)
-        secret = self.folder / "password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o644)
-        options = ["-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8", "--locale=C"]
-        self._run("initdb", "-D", str(self.data), *options, "--no-sync")
+        where = ["-D", str(self.data), "--no-sync"]
+        if primary is not None:
+            self._run("pg_basebackup", *where, "-d", primary.url(), "-R", "-c", "fast")
+        else:
+            secret = self.folder / "password"
+            secret.write_text(PASSWORD)
+            secret.chmod(0o644)
+            options = ["-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8", "--locale=C"]
+            self._run("initdb", *where, *options)
         self.process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = steady_port()
 
     def _run(self, program: str, *options: str) -> None:
         command = [str(binaries() / program), *options]

@@ -17,7 +17,7 @@ from tests.postgres.conftest import Database
 from tests.servers.running import until
 from tests.stores.samples import SEAL, SIGNER, VKEY, assert_holds, entries_of, entry, small
 
-TABLES = ("entries", "commits", "heads", "logs", "vkeys", "bases", "search", "blocks", "access", "migrations")
+TABLES = ("entries", "commits", "heads", "logs", "vkeys", "bases", "search", "blocks", "access", "migrations", "kept")
 SECRET = "hunter2-is-no-secret"
 
 

@@ -7,65 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from audit_middleware.cli import main
-from audit_middleware.evidence.keys import new_key, signers_of
-from audit_middleware.pipeline.seal import make_sealer
-from audit_middleware.signing import read_key_file
-from audit_middleware.stores.opening import open_log, place_of
+from audit_middleware.evidence.keys import new_key
+from tests.postgres.commands import COUNT, ORIGIN, Run, fill
 from tests.postgres.conftest import Database
 from tests.postgres.server import PASSWORD
 from tests.servers.running import PATIENCE, ROOT, until
-from tests.stores.samples import entry, record
-
-Run = Callable[..., tuple[int, str, str]]
-ORIGIN = "audit.example.com/commands"
-COUNT = 40
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """The command in this process: exit code, output, errors. The host's folder is in ``AUDIT_STATE``."""
-    monkeypatch.setenv("AUDIT_STATE", str(tmp_path / "state"))
-    monkeypatch.delenv("AUDIT_RECORD_READS", raising=False)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert PASSWORD not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return command
-
-
-def fill(url: str, state: Path, count: int = COUNT) -> None:
-    """Appends records in commits of seven."""
-    place = place_of(url, state)
-    store = open_log(place, writable=True)
-    seal = make_sealer(store.origin, signers_of(read_key_file(state / "signing.key")))
-    for at in range(0, count, 7):
-        store.append([entry(one, "filler") for one in range(at, min(at + 7, count))], seal)
-    store.close()
-
-
-@pytest.fixture
-def url(database: Database, run: Run, tmp_path: Path) -> str:
-    """A log made by `init`, with records."""
-    code, out, err = run("init", database.url, "--origin", ORIGIN)
-    assert code == 0, err
-    assert "signing.key" in out
-    fill(database.url, tmp_path / "state")
-    return database.url
+from tests.stores.samples import record
 
 
 def test_reading(url: str, run: Run, tmp_path: Path) -> None:

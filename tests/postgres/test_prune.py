@@ -14,6 +14,7 @@ from audit_middleware.stores.columns import Filters
 from audit_middleware.stores.postgres import PostgresIndex, PostgresStore, rebuild_index
 from audit_middleware.stores.postgres import reading as reading_module
 from tests.postgres.conftest import Database, make_database
+from tests.servers.running import until
 from tests.stores.samples import SEAL, assert_holds, entries_of, entry, report_on, small
 
 UNIT = 65_536
@@ -153,6 +154,19 @@ def test_a_long_transaction_in_the_way_stops_it_and_nothing_else(store: Postgres
         assert store.base.size == 0
         assert store.append([small(1)], SEAL).size == 140_001
     assert store.prune(70_000, 1, AT) > 0
+
+
+def test_an_append_to_another_log_is_not_caught_in_between(store: PostgresStore, database: Database) -> None:
+    """It locks entries, then commits; a prune that holds commits and waits for entries would be a deadlock."""
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit.entries'::regclass"
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE audit.entries IN ROW EXCLUSIVE MODE")
+        pruning = threading.Thread(target=store.prune, args=(70_000, 139_999, AT))
+        pruning.start()
+        until(lambda: database.run(waits) == [(1,)], "the prune's wait")
+        other.execute("LOCK TABLE audit.commits IN ROW EXCLUSIVE MODE NOWAIT")
+    pruning.join()
+    assert store.base.size == 70_000
 
 
 def test_writers_and_readers_beside_it(store: PostgresStore, database: Database) -> None:

@@ -17,7 +17,7 @@ from audit_middleware.stores.index import SearchIndex
 from audit_middleware.stores.postgres import PostgresIndex, PostgresStore, rebuild_index
 from audit_middleware.stores.postgres import search as search_module
 from tests.postgres.conftest import Database
-from tests.stores.samples import SEAL, assert_holds, entry, new_journal, small
+from tests.stores.samples import SEAL, assert_holds, entry, new_journal, report_on, small
 
 LONG = "user-" + "x" * 2000
 
@@ -159,6 +159,38 @@ def test_wrong_times_are_named(database: Database) -> None:
         assert [at for at, _ in ours.check(1100, [])] == [0]
         assert rebuild_index(database.url) == 1100
         assert list(ours.check(1100, [])) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE audit.blocks SET high = ''", "UPDATE audit.blocks SET low = 'x'", "DELETE FROM audit.blocks"],
+)
+def test_what_would_hide_the_newest_entries_from_a_query_is_named(
+    store: PostgresStore, database: Database, damage: str
+) -> None:
+    """The last block is never whole; a query for a span leaves it out where its times say so."""
+    ours, span = PostgresIndex(store), Filters(since="2026-01-01T00:00:30.000000Z", until="2026-01-01T00:01:00.000000Z")
+    assert list(ours.find(span)) != []
+    database.run(damage)
+    assert list(ours.find(span)) == []
+    assert [at for at, _ in ours.check(store.head().size, [])] == [0]
+    assert not report_on(store, check_index=ours.check).holds
+
+
+def test_times_are_checked_in_pieces_from_the_base_on(
+    store: PostgresStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the log is, no statement takes long; what was pruned of a block may have made it wider."""
+    monkeypatch.setattr(search_module, "CHECKED", 1024)
+    for at in range(0, 3000, 500):
+        store.append([entry(1000 + at + number) for number in range(500)], SEAL)
+    ours, size = PostgresIndex(store), store.head().size
+    store.prune(122 + 500, size - 1, "2026-02-01T00:00:00.000000Z")
+    assert list(ours.check(size, [])) == []
+    database.run("UPDATE audit.blocks SET high = '2026-01-01T00:00:00.000000Z' WHERE first = 2048")
+    assert [at for at, _ in ours.check(size, [])] == [2048]
+    database.run("UPDATE audit.blocks SET low = 'x' WHERE first = 0")
+    assert next(at for at, _ in ours.check(size, [])) == 0
 
 
 def test_only_the_owner_rebuilds(store: PostgresStore, database: Database) -> None:

@@ -16,10 +16,12 @@ from audit_middleware.errors import ConfigError, LogExists, LogNotFound, LogUnav
 from audit_middleware.evidence.keys import signers_of
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.stores.postgres import PostgresStore, initialise, migrate
+from audit_middleware.stores.postgres import reading as reading_module
 from audit_middleware.stores.postgres import setup as setting_up
 from audit_middleware.stores.postgres.address import is_postgres_url, parse_url
 from tests.postgres.conftest import Database
 from tests.postgres.server import PASSWORD, PostgresServer
+from tests.servers.running import until
 from tests.stores.samples import CREATED, ORIGIN, SEAL, SIGNER, VKEY, assert_holds, entries_of, small
 
 
@@ -118,27 +120,84 @@ def test_logs_in_one_schema_several_schemas_and_several_databases(database: Data
 def test_an_older_schema_is_migrated_by_hand(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     url = database.log()
     assert migrate(database.url) == 0
-    database.run("DELETE FROM audit.migrations WHERE version = 2")
+    database.run("DELETE FROM audit.migrations WHERE version = 4")
     with pytest.raises(StoreError, match="migrate it first"):
         PostgresStore.open(url)
-    database.run("INSERT INTO audit.migrations VALUES (2, 'again'), (99, 'from the future')")
+    database.run("INSERT INTO audit.migrations VALUES (4, 'again'), (99, 'from the future')")
     with pytest.raises(StoreError, match="install a newer one"):
         PostgresStore.open(url)
     with pytest.raises(ConfigError, match="install a newer package"):
         migrate(database.url)
     database.run("DELETE FROM audit.migrations WHERE version = 99")
 
-    more = (3, "0003_note.sql", 'SET LOCAL search_path = :"schema";\nCREATE TABLE note (x int);')
+    more = (5, "0005_note.sql", 'SET LOCAL search_path = :"schema";\nCREATE TABLE note (x int);')
     files = setting_up.migrations()
     monkeypatch.setattr(setting_up, "migrations", lambda: [*files, more])
-    monkeypatch.setattr(setting_up, "VERSION", 3)
+    monkeypatch.setattr(setting_up, "VERSION", 5)
     assert migrate(database.url) == 1
     assert database.run("SELECT tableowner FROM pg_tables WHERE tablename = 'note'") == [("audit_owner",)]
-    broken = (4, "0004_broken.sql", more[2].replace("note", "half") + "SELECT 1 / 0;")
+    broken = (6, "0006_broken.sql", more[2].replace("note", "half") + "SELECT 1 / 0;")
     monkeypatch.setattr(setting_up, "migrations", lambda: [*files, more, broken])
     with pytest.raises(LogUnavailable, match="division by zero"):
         migrate(database.url)
-    assert database.run("SELECT max(version) FROM audit.migrations") == [(3,)]
+    assert database.run("SELECT max(version) FROM audit.migrations") == [(5,)]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_service_that_runs_while_the_schema_is_migrated(
+    database: Database, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """It was to be ended first; nothing is lost if it was not, and the log of the older schema is whole."""
+    with monkeypatch.context() as older:
+        files = setting_up.migrations()
+        older.setattr(setting_up, "migrations", lambda: files[:version])
+        older.setattr(setting_up, "VERSION", version)
+        older.setattr(reading_module, "VERSION", version)
+        old = database.store()
+        old.append([small(0)], SEAL)
+        appending = threading.Thread(target=lambda: [old.append([small(one)], SEAL) for one in range(1, 60)])
+        appending.start()
+        until(lambda: old.head().size > 3, "the service's work")
+    assert migrate(database.url) == reading_module.VERSION - version
+    appending.join()
+    with closing(old), closing(PostgresStore.open(database.url)) as new:
+        new.append([small(60)], SEAL)
+        new.shelf().write("value", b"1")
+        old.append([small(61)], SEAL)
+        assert entries_of(new) == [small(number) for number in range(62)]
+        assert_holds(new)
+
+
+OWNED = "CREATE SCHEMA audit AUTHORIZATION audit_owner; "
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        ("CREATE SCHEMA audit; GRANT ALL ON SCHEMA audit TO public", "belongs to postgres"),
+        ("CREATE SCHEMA audit AUTHORIZATION {0}", "belongs to app_"),
+        (OWNED + "GRANT CREATE ON SCHEMA audit TO public", "others may create"),
+        (OWNED + "CREATE FUNCTION audit.format(text, name, integer) RETURNS text LANGUAGE sql AS 'SELECT $1'", "holds"),
+        (OWNED + "CREATE TABLE audit.mine (x int)", "holds what belongs to others"),
+    ],
+)
+def test_a_schema_in_which_others_may_create_is_refused(database: Database, statements: str, words: str) -> None:
+    """Functions with the owner's rights look there for what they call: others' functions would run with them."""
+    if database.run("SELECT 1 FROM pg_roles WHERE rolname = 'audit_owner'") == []:  # roles are the server's
+        database.run("CREATE ROLE audit_owner")
+    database.role("app")
+    for statement in statements.format(database.roles[-1]).split("; "):
+        database.run(statement)
+    with pytest.raises(ConfigError, match=words):
+        database.log()
+    assert database.run("SELECT to_regclass('audit.heads')") == [(None,)]
+
+
+def test_a_schema_that_was_opened_to_others_later_is_not_migrated(database: Database) -> None:
+    database.log()
+    database.run("GRANT CREATE ON SCHEMA audit TO public")
+    with pytest.raises(ConfigError, match="others may create"):
+        migrate(database.url)
 
 
 @pytest.mark.parametrize(

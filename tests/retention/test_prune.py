@@ -455,10 +455,11 @@ def test_a_retired_key_is_still_reported_after_its_record_was_pruned(log: Log, t
     set_retention(log.path, key_of(log), 1, "tester", clock=lambda: clock(70))
     prune_at(log, DAY_90)
     assert not key_history(log.path).findings
+    from audit_middleware.ledger.note import parse_vkey
     from audit_middleware.pipeline.append import make_sealer
 
     store = JournalStore.open(log.path)
-    store.append([dated(900)], make_sealer(ORIGIN, old))
+    store.append([dated(900)], make_sealer(ORIGIN, old, map(parse_vkey, store.vkeys)))
     assert "which entry 1 retired" in key_history(log.path).findings[0].text
     with pytest.raises(ConfigError, match="was retired"):
         rotate(log.path, key_of(log), write_key(tmp_path, old), clock=lambda: clock(91))
@@ -714,6 +715,25 @@ def test_the_search_index_forgets_what_was_pruned(log: Log) -> None:
     assert fresh.catch_up() == 1502
     assert list(fresh.find(Filters(), newest_first=False)) == list(range(base, 1502))
     assert [one for frame in store.frames() for one in fresh.check(frame.first, frame.entries)] == []
+
+
+def test_what_is_left_is_still_read_by_its_lines(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = aged(log, 1500)
+    index = SearchIndex(log.path / "index.sqlite", store)
+    index.catch_up()
+    prune_at(log, 31 + 130)
+    index.catch_up()
+    base, left = store.base.size, [one for frame in store.frames() for one in frame.entries]
+    assert base
+
+    def frames(*_: object) -> None:
+        raise AssertionError("a commit was read as a whole")
+
+    monkeypatch.setattr(JournalStore, "frames", frames)
+    assert list(index.read(range(base, base + len(left)))) == list(enumerate(left, base))
+    monkeypatch.undo()
+    with pytest.raises(EntriesPruned):
+        list(index.read([base - 1]))
 
 
 def test_what_was_pruned_is_not_left_in_the_indexs_file(log: Log) -> None:

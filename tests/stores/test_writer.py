@@ -17,9 +17,9 @@ import pytest
 
 from audit_middleware.errors import LogBusy, LogDamaged, LogUnavailable, RecordError
 from audit_middleware.model import Head, Receipt
-from audit_middleware.pipeline import append as append_module
 from audit_middleware.pipeline import batch, committer
 from audit_middleware.pipeline.append import Writer
+from audit_middleware.pipeline.company import Company
 from audit_middleware.protocols import LogStore, Sealer
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.stores.memory import MemoryStore
@@ -116,11 +116,11 @@ def make(store: Faulty) -> Iterator[Callable[..., Writer]]:
         writer.close(5)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20, pause: Callable[[float], object] = time.sleep) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
+        pause(0.002)
 
 
 def sequences(store: Faulty) -> list[int]:
@@ -216,17 +216,78 @@ def test_recorded_at_never_goes_back(make: Callable[..., Writer], store: Faulty)
 @pytest.fixture
 def lingering(make: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch) -> Writer:
     """A writer that lingers for ever over one record, unless something ends it."""
-    monkeypatch.setattr(append_module, "MAX_LINGER_MS", 10**9)
-    writer = make(linger_ms=10**7)
+    monkeypatch.setattr(Company, "left", lambda self: 1e4)
+    writer = make()
     writer.submit({})
     until(lambda: writer._mode == committer.LINGERING)
     return writer
 
 
 def test_records_that_nobody_waits_for_linger(make: Callable[..., Writer], store: Faulty) -> None:
+    """But not for ever; and they share commits."""
     writer = make(linger_ms=50)
-    writer.submit({})
-    until(lambda: writer.counters.written == 1)  # but not for ever
+    for number in range(1, 201):
+        writer.submit({})
+        time.sleep(0.001)
+        if number % 50 == 0:
+            until(lambda written=number: writer.counters.written == written)  # type: ignore[misc]
+    assert len(store.batches) < 100
+
+
+def test_nobody_lingers_for_records_that_do_not_come(
+    make: Callable[..., Writer], store: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Company, "begin", lambda self: setattr(self, "_since", self._clock() + 1e4))
+    writer = make(linger_ms=50)
+    for number in range(1, 4):
+        writer.submit({})
+        until(lambda written=number: writer.counters.written == written)  # type: ignore[misc]
+        time.sleep(0.3)
+    assert store.batches == [1, 1, 1]
+
+
+def test_a_bell_that_was_not_heard_is_not_rung_again(make: Callable[..., Writer], store: Faulty) -> None:
+    writer = make(max_records=10_000)
+    for _ in range(2000):
+        writer.submit({})
+        assert writer._bell.qsize() <= 1
+    until(lambda: writer.counters.written == 2000)
+
+
+def test_event_loops_get_their_turns_unless_somebody_waits(
+    make: Callable[..., Writer], store: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[float] = []
+    writer = make()
+    monkeypatch.setattr(committer, "_TURNS", 1e4)
+
+    def commit_at_once(count: int, last: Callable[[Any], object]) -> int:
+        store.entered.clear()
+        store.hold.clear()
+        writer.submit({})
+        assert store.entered.wait(20)
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "sleep", turns.append)
+            turns.clear()
+            for _ in range(count - 1):
+                writer.submit({})
+            last({})
+            store.hold.set()
+            until(lambda: not writer.backlog, pause=threading.Event().wait)
+        return len(turns)
+
+    assert commit_at_once(100, writer.submit) == 6, "after each 16 records but the last"
+    waiters: list[threading.Thread] = []
+
+    def wait_for(item: Any) -> None:
+        waiters.append(threading.Thread(target=writer.submit_wait, args=(item,)))
+        waiters[0].start()
+        until(lambda: writer.backlog == 101, pause=threading.Event().wait)
+
+    assert commit_at_once(100, wait_for) == 0
+    waiters[0].join()
+    monkeypatch.setattr(committer, "_TURNS", 0)
+    assert commit_at_once(100, writer.submit) == 0, "nor where it takes too long already"
 
 
 def test_a_waiter_ends_the_lingering(lingering: Writer, store: Faulty) -> None:
@@ -236,7 +297,7 @@ def test_a_waiter_ends_the_lingering(lingering: Writer, store: Faulty) -> None:
     assert store.batches == [12]
 
 
-def test_64_records_end_the_lingering(lingering: Writer, store: Faulty) -> None:
+def test_enough_records_end_the_lingering(lingering: Writer, store: Faulty) -> None:
     for _ in range(committer.ENOUGH - 2):
         lingering.submit({})
     time.sleep(0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -47,6 +46,7 @@ from audit_middleware.ledger.trust import Policy, parse_policy
 from audit_middleware.signing import Ed25519Signer, MLDSA44Signer, write_key_file
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.web.witness import serve_witness
+from tests.kit import steady_port
 from tests.publish.support import numbered
 from tests.servers.running import until
 from tests.stores.samples import ORIGIN, SEAL, SIGNER, VKEY
@@ -202,18 +202,11 @@ class Script:
             server.server_close()
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class WitnessProcess:
     """``witness serve`` as an operator runs it."""
 
     def __init__(self, folder: Path, trust: Path, key: Path, *more: str) -> None:
-        self.port = free_port()
+        self.port = steady_port()
         self.url = f"http://127.0.0.1:{self.port}"
         arguments = ["witness", "serve", "--state", str(folder), "--key", str(key), "--trust", str(trust)]
         command = [sys.executable, "-m", "audit_middleware", *arguments, "--port", str(self.port), *more]

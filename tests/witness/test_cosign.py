@@ -124,7 +124,7 @@ def test_after_a_rotation_it_is_said_whose_trust_file_lacks_the_new_key(log: Pat
     new = Ed25519Signer(ORIGIN, b"n" * 32)
     both = f"{trust_text(('w1', V1, None)).partition('witness')[0]}log {format_vkey(ORIGIN, new.public_key)}\n"
     with contextlib.closing(JournalStore.open(log)) as store:
-        store.append(numbered(5, 6), make_sealer(ORIGIN, [new]))
+        store.append(numbered(5, 6), make_sealer(ORIGIN, [new], VERIFIERS))
     with serving(make_witness(tmp_path / "state", W1)) as url:
         with pytest.raises(
             NoteError, match=r"(?s)does not open .* After a rotation .* and so do those of the witnesses"

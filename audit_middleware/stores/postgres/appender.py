@@ -8,6 +8,10 @@ The steps of an append, and what a broken connection at each leaves:
    will be in a moment. On a new connection the head is locked, which waits until the old transaction is over either
    way, and the commit is looked up. It is there: the append has succeeded. It is not: it never will be, and the batch
    is sent once more. Nobody can be asked: `LogUnavailable`, and the caller does not know.
+
+With a synchronous standby a commit that is found there may still wait for it, or have given up (an administrator can
+end the wait: then the server says COMMIT and warns). So the look-up commits, too: having locked the head it has written
+something, and what the standby has of it comes after the batch.
 """
 
 from __future__ import annotations
@@ -49,7 +53,6 @@ class Appender:
         self._place = place
         self._mutex = threading.Lock()
         self._process = os.getpid()
-        self._checked = 0  # the connection on which `seen` was found last
         self._closed = False
 
     def append(self, entries: Sequence[bytes], seal: Sealer) -> Head:
@@ -103,19 +106,25 @@ class Appender:
         session = self._session
         connection = session.connect()
         # Numbers are all that is put into the text, so that both statements go in one message.
-        call = sql.SQL("BEGIN; SELECT size, peaks, checkpoint FROM {}({})")
-        cursor = connection.execute(call.format(session.name("lock_head"), sql.Literal(self._log.log_id)))
+        call = sql.SQL(
+            "BEGIN; SELECT h.size, h.peaks, h.checkpoint, c.size, c.peaks, c.checkpoint FROM {}({}) h "
+            "LEFT JOIN LATERAL {}({}, CASE WHEN h.size > {} THEN {} END) c ON true"
+        )
+        log, seen = sql.Literal(self._log.log_id), sql.Literal(self.seen.size)
+        cursor = connection.execute(
+            call.format(session.name("lock_head"), log, session.name("commit_at"), log, seen, seen)
+        )
         cursor.nextset()
         row = cursor.fetchone()
         if row is None:
             raise no_log(session.address)
-        head = to_head(row)
-        self._compare(head)
-        self._checked = session.generation
+        head = to_head(row[:3])
+        self._compare(head, None if row[3] is None else to_head(row[3:]))
         return head
 
-    def _compare(self, head: Head) -> None:
-        """A database that was restored, or a replica that took over, may have lost what was acknowledged."""
+    def _compare(self, head: Head, there: Head | None) -> None:
+        """A database that was restored, or a replica that took over, may have lost what was acknowledged; so may a
+        log that somebody cut, whom others followed. ``there`` is the commit at the size that was seen, if any."""
         seen = self.seen
         if head.size < seen.size:
             raise LogDamaged(
@@ -123,8 +132,8 @@ class Appender:
                 "database was replaced by an older copy. Nothing is written"
             )
         same = head == seen
-        if head.size > seen.size:  # others wrote; on the connection that we know, they wrote behind what we have seen
-            same = self._checked == self._session.generation or self._has(seen)
+        if head.size > seen.size:  # others wrote: behind what we have seen?
+            same = there == seen or self._has(seen)
         if not same:
             raise LogForked(
                 f"{self._place}: the commit that this process has seen at size {seen.size} is not there any more: the "
@@ -157,11 +166,15 @@ class Appender:
 
     def _commit(self, values: tuple[Any, ...]) -> None:
         """One round trip. If the function refuses, the server skips the COMMIT."""
-        connection = self._session.connect()
-        call = sql.SQL("SELECT {}(%b, %b, %b, %b, %b, %b, %b, %b)").format(self._session.name("append"))
+        session = self._session
+        connection = session.connect()
+        call = sql.SQL("SELECT {}(%b, %b, %b, %b, %b, %b, %b, %b)").format(session.name("append"))
+        session.warned = False
         with connection.pipeline():
             connection.execute(call, values)
             connection.execute("COMMIT")
+        if session.warned:
+            raise Lost("the server warned of its commit")
 
     def _find_out(self, after: Head, lost: Lost) -> bool:
         """After a lost answer: whether the batch is in the log. Final: nothing of it can get there later.
@@ -178,8 +191,14 @@ class Appender:
                 with contextlib.suppress(Lost), session.talking():
                     head = self._lock()  # waits until the old transaction is over, either way
                     there = head == after if head.size == after.size else head.size > after.size and self._has(after)
+                    session.warned = False
+                    if there:
+                        session.connect().execute(
+                            "COMMIT"
+                        )  # which a synchronous standby confirms, and the batch with it
                     session.roll_back()
-                    return there
+                    if not session.warned:
+                        return there
             except (LogDamaged, LogForked):
                 raise
             except StoreError as error:

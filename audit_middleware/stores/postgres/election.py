@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from ...errors import LogBusy, LogUnavailable, StoreError
@@ -24,11 +24,11 @@ _NAP = 0.1
 
 
 @contextlib.contextmanager
-def advisory_lock(url: str, name: str, timeout: float) -> Iterator[threading.Event]:
-    """Holds the lock of this name of a log; yields an event that is set when it is lost.
+def advisory_lock(url: str, names: str | Sequence[str], timeout: float) -> Iterator[threading.Event]:
+    """Holds the lock of this name of a log, or all of these; yields an event that is set when they are lost.
 
     Raises:
-        LogBusy: Another session held it for all of ``timeout`` seconds.
+        LogBusy: Another session held one for all of ``timeout`` seconds.
         StoreError: The database cannot be reached, or there is no such log.
     """
     session = Session(parse_url(url), lock_timeout=None, timeout=TIMEOUT, force=True)
@@ -36,18 +36,15 @@ def advisory_lock(url: str, name: str, timeout: float) -> Iterator[threading.Eve
     lost, done = threading.Event(), threading.Event()
     try:
         log = find_log(session)
-        # The schema is part of the name: logs of two schemas may have one number.
-        digest = sha256(f"{session.address.schema}\0{log.origin}\0{name}".encode()).digest()
-        number = int.from_bytes(digest[:8], "big", signed=True)
+        names = [names] if isinstance(names, str) else names
+        numbers = [_number(session.address.schema, log.origin, name) for name in names]
         deadline = time.monotonic() + timeout
-        while not _try(session, number):
+        while (busy := _try(session, numbers)) is not None:
             if time.monotonic() >= deadline:
-                raise LogBusy(f"{place} ({log.origin}): another process holds the lock {name!r}")
+                raise LogBusy(f"{place} ({log.origin}): another process holds the lock {names[busy]!r}")
             time.sleep(_NAP)
         generation = session.generation
-        watch = threading.Thread(
-            target=_watch, args=(session, generation, lost, done), name=f"audit-lock-{name}", daemon=True
-        )
+        watch = threading.Thread(target=_watch, args=(session, generation, lost, done), name="audit-lock", daemon=True)
         watch.start()
         try:
             yield lost
@@ -60,10 +57,21 @@ def advisory_lock(url: str, name: str, timeout: float) -> Iterator[threading.Eve
         session.drop()  # which frees the lock
 
 
-def _try(session: Session, number: int) -> bool:
+def _number(schema: str, origin: str, name: str) -> int:
+    # The schema is part of the name: logs of two schemas may have one number.
+    digest = sha256(f"{schema}\0{origin}\0{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _try(session: Session, numbers: Sequence[int]) -> int | None:
+    """Takes all of these locks, or none: then it returns which one is held by others."""
     with session.talking():
-        row = session.connect().execute("SELECT pg_try_advisory_lock(%s)", [number]).fetchone()
-    return row == (True,)
+        for at, number in enumerate(numbers):
+            row = session.connect().execute("SELECT pg_try_advisory_lock(%s)", [number]).fetchone()
+            if row != (True,):
+                session.connect().execute("SELECT pg_advisory_unlock_all()")
+                return at
+    return None
 
 
 def _watch(session: Session, generation: int, lost: threading.Event, done: threading.Event) -> None:

@@ -21,7 +21,7 @@ from ...model import Head
 from ..frames import MAX_FRAME, Commit, RawFrame, check_commit, frame_digest
 from .session import Lost, Session, no_log
 
-VERSION = 2
+VERSION = 4
 """Of the tables and functions: the number of the newest file in ``migrations/``."""
 
 COMMITS = 256
@@ -89,9 +89,10 @@ def find_log(session: Session) -> Log:
         raise ConfigError(f"{address.place}: there are several logs ({names}); name one: ?origin=...")
     log_id, origin, created, width, vkeys, version = rows[0]
     if version != VERSION:
+        older = "migrate it first: audit_middleware.stores.postgres.migrate(URL)"
         raise StoreError(
             f"{address.place}: schema {address.schema} is of version {version}, and this package needs {VERSION}: "
-            f"{'migrate it first' if version < VERSION else 'install a newer one'}"
+            f"{older if version < VERSION else 'install a newer one'}"
         )
     return Log(log_id, origin, created, width, tuple(vkeys))
 
@@ -104,11 +105,19 @@ class Tables:
         self._lock = threading.Lock()
         self.log = log
         self.place = f"{session.address.place} ({log.origin})"
+        self.address = session.address
 
     def query(self, statement: Any, *names: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """One statement; see `Session.query`."""
         with self._lock:
             return self._session.query(statement, *names, values=values)
+
+    def call(self, function: str, values: tuple[Any, ...]) -> Any:
+        """What one of our functions returns that changes something. Raises `StoreError`, and `Lost` if nobody knows."""
+        places = ", ".join(["%b"] * len(values))
+        with self._lock, self._session.talking():
+            call = sql.SQL(f"SELECT {{}}({places})").format(self._session.name(function))
+            return self._session.connect().execute(call, values).fetchone()[0]  # type: ignore[index]
 
     def close(self) -> None:
         """Closes the connection; the next query makes another."""
@@ -227,12 +236,13 @@ class Tables:
         """Yields what is wrong at the end of the log: a head that is not the last commit's, entries beyond it."""
         log = self.log.log_id
         statement = (
-            "SELECT h.size, h.peaks, h.checkpoint, c.size, c.peaks, c.checkpoint, "
-            "ARRAY(SELECT e.entry FROM {} e WHERE e.log_id = h.log_id AND e.idx >= h.size ORDER BY e.idx LIMIT %s) "
+            "WITH beyond AS (SELECT e.entry FROM {} e WHERE e.log_id = %s AND e.idx >= "
+            "(SELECT size FROM {} WHERE log_id = %s) ORDER BY e.idx LIMIT %s) "  # first, as everybody locks them
+            "SELECT h.size, h.peaks, h.checkpoint, c.size, c.peaks, c.checkpoint, ARRAY(SELECT entry FROM beyond) "
             "FROM {} h LEFT JOIN LATERAL (SELECT * FROM {} c WHERE c.log_id = h.log_id ORDER BY c.first DESC LIMIT 1) c"
             " ON true WHERE h.log_id = %s"
         )  # one statement: one moment
-        for row in self.query(statement, "entries", "heads", "commits", values=(_STRAY, log)):
+        for row in self.query(statement, "entries", "heads", "heads", "commits", values=(log, log, _STRAY, log)):
             head, last = to_head(row[:3]), to_head(row[3:6]) if row[3] is not None else self.base().head
             if head != last:
                 text = f"the head says size {head.size}, but the commits end at size {last.size}"

@@ -8,15 +8,16 @@ a query shows is read from the log by its index, `PostgresIndex.check` compares 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from typing import Any
 
 from psycopg import sql
 
 from ...errors import LogUnavailable
 from ..columns import BLOCK, COLUMNS, COMMON, Filters, row_of
+from ..places import entries_of
 from .address import parse_url
 from .reading import find_log
 from .session import TIMEOUT, Lost, Session
@@ -27,6 +28,21 @@ FIRST_PAGE = 50  # who wants the newest few shall not wait for a thousand
 PAGE = 1000
 _REBUILD = 5000
 _ALL = "idx, " + ", ".join(f'"{name}"' for name in COLUMNS[1:])
+CHECKED = 64 * BLOCK
+"""Entries whose times are checked in one statement, which must not reach the limit of its time."""
+
+_TIMED = ("bases", "search", "blocks")
+_WRONG_TIMES = """
+    WITH base AS (SELECT coalesce(max(size), 0) AS size FROM {} WHERE log_id = %s), found AS (
+        SELECT idx / 1024 * 1024 AS first, min("timestamp") AS low, max("timestamp") AS high
+        FROM {}, base WHERE log_id = %s AND idx >= %s AND idx < %s AND idx >= base.size AND "timestamp" IS NOT NULL
+        GROUP BY 1)
+    SELECT f.first FROM base, found f LEFT JOIN {} b ON b.log_id = %s AND b.first = f.first
+    WHERE b.first IS NULL OR b.low > f.low OR b.high < f.high
+       OR (f.first >= base.size AND (b.low, b.high) <> (f.low, f.high))
+    ORDER BY 1 LIMIT 1"""
+"""In one moment, so a writer may be ahead. Of a block of which a part was pruned the times may be wider."""
+
 _NO_OUTCOME = "NOT EXISTS (SELECT FROM {} o WHERE o.log_id = s.log_id AND o.intent_id = s.action_id"
 
 
@@ -58,14 +74,7 @@ class PostgresIndex:
         """Indexes of the entries that match, in the log's order or against it; streams, page by page."""
         low, high = self._span(filters)
         rest = [*_conditions(filters), *_times(filters)]
-        leads = (
-            [_Condition("trace_id = %s"), _Condition("correlation_id = %s")] if filters.trace is not None else [None]
-        )
-        value = (as_found(filters.trace),)
-        streams = [
-            self._pages([*([] if lead is None else [_Condition(lead.text, value)]), *rest], low, high, newest_first)
-            for lead in leads
-        ]
+        streams = [self._pages([*lead, *rest], low, high, newest_first) for lead in product(*_either(filters))]
         merged = heapq.merge(*streams, reverse=newest_first)
         return islice((index for index, _ in groupby(merged)), limit)
 
@@ -109,6 +118,10 @@ class PostgresIndex:
             high = low if first is None else min(high, first + BLOCK)
         return low, high
 
+    def read(self, indexes: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Yields each of these log indexes with its entry; a commit is read once for neighbours that are in it."""
+        return entries_of(self._store, indexes)
+
     # --- checking ------------------------------------------------------------------------------------------------
 
     def check(self, first: int, entries: Sequence[bytes]) -> Iterator[tuple[int, str]]:
@@ -137,17 +150,12 @@ class PostgresIndex:
         ((index,),) = self._tables.query(beyond + head, "search", "heads", values=(self._log, size, self._log))
         if index is not None:
             yield index, "the search index has a row for an entry that is not in the log"
-        base = self._store.base.size
-        statement = (
-            'SELECT idx / 1024 * 1024 AS first, min("timestamp"), max("timestamp") FROM {} '
-            'WHERE log_id = %s AND idx >= %s AND idx < %s AND "timestamp" IS NOT NULL GROUP BY 1 '
-            "EXCEPT SELECT first, low, high FROM {} WHERE log_id = %s ORDER BY 1 LIMIT 1"
-        )
-        start, stop = -(-base // BLOCK) * BLOCK, size // BLOCK * BLOCK  # whole blocks
-        for first, _, _ in self._tables.query(
-            statement, "search", "blocks", values=(self._log, start, stop, self._log)
-        ):
-            yield first, "the search index has wrong times for the entries from here on"
+        for at in range(self._store.base.size // BLOCK * BLOCK, size, CHECKED):
+            values = (self._log, self._log, at, at + CHECKED, self._log)
+            found = self._tables.query(_WRONG_TIMES, *_TIMED, values=values)
+            if found:
+                yield found[0][0], "the search index has wrong times for the entries from here on"
+                return
 
 
 def rebuild_index(url: str, *, origin: str | None = None, schema: str | None = None) -> int:
@@ -185,20 +193,26 @@ def rebuild_index(url: str, *, origin: str | None = None, schema: str | None = N
         store.close()
 
 
+def _either(filters: Filters) -> Iterator[list[_Condition]]:
+    """What may be one of several: of each group one condition must hold, and each is looked up by itself."""
+    if filters.trace is not None:
+        yield [_Condition(f"s.{name} = %s", (as_found(filters.trace),)) for name in ("trace_id", "correlation_id")]
+    for column, texts in (("user_id", filters.user_ids), ("resource_id", filters.resource_ids)):
+        if texts:
+            yield [_Condition(f"s.{column} = %s", (as_found(text),)) for text in texts]
+
+
 def _conditions(filters: Filters) -> Iterator[_Condition]:
-    """What was asked, but for time and trace. For rare values the index's own condition is said as well."""
-    kind, slash, name = (filters.resource or "").partition("/")
-    start = filters.action_start
+    """What was asked, but for times and `_either`. For rare values the index's own condition is said as well."""
+    start = None if filters.action_start is None else str(as_found(filters.action_start))
     wanted: list[tuple[str, str | None]] = [
         ("action_id", filters.action_id),
-        ("resource_id", name if slash else None),
-        ("user_id", filters.user),
         ("action", filters.action if start is None else None),
         ("kind", "intent" if filters.unfinished else filters.kind),
         ("effect", filters.decision),
         ("outcome", filters.outcome),
         ("severity", filters.severity),
-        ("resource_type", kind if filters.resource is not None else None),
+        ("resource_type", None if filters.resource is None else filters.resource.partition("/")[0]),
     ]
     for column, value in wanted:
         if value is None:

@@ -13,20 +13,16 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import sql
-from psycopg.abc import PQGen
 
+from ...databases import CONNECT_TIMEOUT, LATE, LIBPQ, Address, Bounded
 from ...errors import LogBusy, LogDamaged, LogNotFound, LogUnavailable, StoreError
-from .address import Address
 from .wire import DUMPERS
 
 OLDEST_SERVER = 14
-CONNECT_TIMEOUT = 5
-"""Seconds for one attempt to connect to one host; libpq takes no fraction."""
-
 TIMEOUT = 10.0
 """Seconds for one statement and its answer."""
 
@@ -35,51 +31,15 @@ IDLE_TIMEOUT = 3.0
 
 _GRACE = 2.0  # for the server's own time limit to be told before we drop the connection
 
-_LIBPQ = {
-    "application_name": "audit-middleware",
-    "client_encoding": "UTF8",
-    "connect_timeout": str(CONNECT_TIMEOUT),
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "15000",
-    "target_session_attrs": "any",
-}
-
-_LATE = "no answer in time"
 _BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
 _NO_LOG = {"3F000", "42P01", "42883"}  # no schema, no table, no function
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _orphans: list[object] = []  # connections of a parent process: closing them here would end them there
 
 
 class Lost(Exception):
     """The connection broke or did not answer in time; what was sent may or may not have been done."""
-
-
-class _Bounded(psycopg.Connection[Any]):
-    """A connection whose every wait ends at a deadline."""
-
-    deadline = float("inf")
-    late = False
-
-    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
-        return super().wait(self._until_deadline(gen), *args, **kwargs)
-
-    def _until_deadline(self, gen: PQGen[T]) -> PQGen[T]:
-        # psycopg wakes the generator with "nothing ready" several times a second, which is when we look at the clock.
-        try:
-            state = next(gen)
-            while True:
-                ready = yield state
-                if not ready and time.monotonic() > self.deadline:
-                    self.late = True
-                    raise psycopg.OperationalError(_LATE)
-                state = gen.send(ready)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
 
 
 class Session:
@@ -92,9 +52,10 @@ class Session:
         self.timeout = timeout
         self._lock_timeout = longest if lock_timeout is None else min(lock_timeout, longest)
         self._force = force
-        self._connection: _Bounded | None = None
+        self._connection: Bounded | None = None
         self._process = os.getpid()
         self.generation = 0  # counts connections
+        self.warned = False  # the server said on its own account that something is not as it should be
 
     @property
     def connected(self) -> bool:
@@ -106,17 +67,17 @@ class Session:
         """A table or function of the log's schema."""
         return sql.Identifier(self.address.schema, name)
 
-    def connect(self) -> _Bounded:
+    def connect(self) -> Bounded:
         """The connection; a new one where there is none. Raises `LogUnavailable` or another `StoreError`."""
         self._leave_to_parent()
         if self._connection is not None and not self._connection.closed:
             return self._connection
-        options = {**_LIBPQ, **self.address.options}
+        options = {**LIBPQ, **self.address.options}
         try:
-            made = _Bounded.connect("", autocommit=True, **options)  # type: ignore[arg-type]
+            made = Bounded.connect("", autocommit=True, **options)  # type: ignore[arg-type]
         except psycopg.Error as error:
             raise self._unreachable(error) from None
-        made.add_notice_handler(_tell)
+        made.add_notice_handler(self._note)
         made.deadline = time.monotonic() + CONNECT_TIMEOUT
         self._connection = made
         self.generation += 1
@@ -136,7 +97,7 @@ class Session:
             return LogUnavailable(f"{self.address.place}: {text}")
         return LogUnavailable(f"{self.address.place}: {text}")
 
-    def _prepare(self, connection: _Bounded) -> None:
+    def _prepare(self, connection: Bounded) -> None:
         """Makes and checks the settings that durability and locks depend on."""
         settings = {
             "synchronous_commit": "on",
@@ -194,7 +155,7 @@ class Session:
         state, text = error.sqlstate, self.address.hide(error.diag.message_primary or str(error))
         place = self.address.place
         if self._connection is not None and self._connection.late:
-            state, text = None, _LATE  # what leaving a pipeline raises then says less
+            state, text = None, LATE  # what leaving a pipeline raises then says less
         severe = error.diag.severity_nonlocalized in ("FATAL", "PANIC")
         if state is None or severe or state.startswith(("08", "57P")) or not self.connected:
             self.drop()
@@ -241,6 +202,11 @@ class Session:
                     raise LogUnavailable(f"{self.address.place}: {lost}") from None
         raise AssertionError
 
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self.warned = True
+            _log.warning("the log's database: %s", notice.message_primary)
+
     # --- the end -------------------------------------------------------------------------------------------------
 
     def drop(self) -> None:
@@ -266,8 +232,3 @@ def no_log(address: Address) -> LogNotFound:
         f"{address.place}: there is no log{name} in schema {address.schema}, or none for this role. A log is created "
         f"once, by hand: audit-middleware init {address.place} --origin ORIGIN"
     )
-
-
-def _tell(notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "WARNING":
-        _log.warning("the log's database: %s", notice.message_primary)

@@ -21,19 +21,33 @@ from typing import Literal, TypeVar
 
 from psycopg import sql
 
+from ...databases import Address
 from ...errors import ConfigError, LogExists, LogUnavailable
-from .address import Address, parse_url
+from .address import is_text, parse_url
 from .reading import VERSION, find_log
 from .session import Lost, Session
 
 WIDTH = 2**20
 """Entries in a partition."""
 
+LONGEST_ORIGIN = 1024
+"""Bytes; an index of PostgreSQL takes about 2,700 of one value."""
+
 _UNIT = 65_536
 _PATIENCE = 60.0
 _LOCK = 0x61756469  # the advisory lock of set-ups, so that two do not meet
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _VARIABLE = re.compile(r':"(schema|owner|writer|reader)"')
+
+_FOREIGN = """
+    SELECT pg_get_userbyid(n.nspowner),
+           EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner),
+           EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner <> n.nspowner)
+        OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relowner <> n.nspowner)
+        OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typowner <> n.nspowner)
+        OR EXISTS (SELECT FROM pg_operator o WHERE o.oprnamespace = n.oid AND o.oprowner <> n.nspowner)
+    FROM pg_namespace n WHERE n.nspname = %(schema)s"""
+"""Of a schema: its owner, whether others may create in it, whether anything in it is others'."""
 
 Right = Literal["read", "write"]
 T = TypeVar("T")
@@ -68,17 +82,25 @@ def initialise(
         LogUnavailable: The database cannot be reached or refuses.
     """
     address = parse_url(url, schema=schema)
-    if not origin or any(char.isspace() or char == "+" for char in origin) or "\0" in origin:
+    if not origin or any(char.isspace() or char == "+" for char in origin) or not is_text(origin):
         raise ConfigError(f"origin {origin!r}: must be a URL without scheme, without spaces and without +")
+    if len(origin.encode()) > LONGEST_ORIGIN:
+        raise ConfigError(f"origin {origin[:40]!r}...: must have at most {LONGEST_ORIGIN} bytes")
     if width < _UNIT or width % _UNIT:
         raise ConfigError(f"width {width}: must be a multiple of {_UNIT}")
     for role in (*writers, *readers):
         _check_role(role)
 
     def work(session: Session) -> None:
+        connection = session.connect()
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise ConfigError(
+                f"{address.place}: the database has encoding {encoding}, in which not every record can be indexed: "
+                "make one with ENCODING 'UTF8'"
+            )
         _prepare(session)
         _migrate(session)
-        connection = session.connect()
         found = sql.SQL("SELECT FROM {} WHERE origin = %s").format(session.name("logs"))
         if connection.execute(found, [origin]).fetchone() is not None:
             raise LogExists(f"{address.place}: there is a log {origin} in schema {address.schema} already")
@@ -161,6 +183,20 @@ def _prepare(session: Session) -> None:
         connection.execute(statement)
 
 
+def _check_schema(session: Session) -> None:
+    """Functions with the owner's rights find what they call in the schema: nobody else may have put anything there."""
+    connection, schema = session.connect(), session.address.schema
+    owner, created, foreign = connection.execute(_FOREIGN, {"schema": schema}).fetchone() or ("nobody", False, False)
+    problem = "others may create in it" if created else "it holds what belongs to others" if foreign else None
+    if owner != f"{schema}_owner":
+        problem = f"it belongs to {owner}"
+    if problem is not None:
+        raise ConfigError(
+            f"{session.address.place}: schema {schema} cannot be used, because {problem}: name another one "
+            f"(?schema=...), or let it belong to {schema}_owner, empty, and revoke CREATE on it from all others"
+        )
+
+
 def _become_owner(session: Session) -> None:
     owner = sql.Identifier(f"{session.address.schema}_owner")
     session.connect().execute(sql.SQL("SET LOCAL ROLE {}").format(owner))
@@ -169,6 +205,7 @@ def _become_owner(session: Session) -> None:
 def _migrate(session: Session) -> int:
     """Runs what was not run yet, as the owner."""
     connection, schema = session.connect(), session.address.schema
+    _check_schema(session)
     _become_owner(session)
     table = f"{schema}.migrations"
     there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,)

@@ -28,6 +28,8 @@ from .address import parse_url
 from .appender import Appender
 from .reading import Log, Tables, find_log
 from .session import TIMEOUT, Session
+from .shelf import DatabaseShelf
+from .watch import Listening
 
 LOCK_TIMEOUT = 5.0
 """Seconds that an append waits for other writers before it raises `LogBusy`."""
@@ -233,6 +235,14 @@ class PostgresStore:
         values = (self.log.log_id, base, record, at)
         rows = self.tables.query("SELECT {}(%s, %s, %s, %s)", "prune", values=values)
         return int(rows[0][0])
+
+    def watch(self) -> Listening:
+        """Waits for the log to grow, on a connection of its own."""
+        return Listening(self.tables.address, self.log)
+
+    def shelf(self, room: str = "") -> DatabaseShelf:
+        """The values beside the log whose names begin with ``room``, over the connection that this store reads by."""
+        return DatabaseShelf(self.tables, room)
 
     def close(self) -> None:
         """Closes the connections. Reading stays possible, over a new one; appending does not."""
