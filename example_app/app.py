@@ -1,7 +1,8 @@
 """The billing service, put together: parts, routes, and the audit middleware around them.
 
 ``uvicorn example_app.app:app`` serves it, from the project's folder, once there is a log
-(``audit-middleware init var/audit --origin billing.example/audit``).
+(``audit-middleware init var/audit --origin billing.example/audit``) and keys for the persons in it
+(``audit-middleware subject init var/audit``).
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """The demo: ``python -m example_app.demo [--keep DIR]``, or ``make demo``.
 
 Makes a log, runs the billing service under uvicorn with two workers, drives it over HTTP, stops it, and then does what
-an auditor would do: looks at the trail, verifies it, and sees what happens to a log that somebody has edited. Ends by
-itself, with an exit code other than 0 if anything was not as it should be, and leaves the log to be explored.
+an auditor would do: looks at the trail, has a person erased, verifies it all, and sees what happens to a log that
+somebody has edited. Ends by itself, with an exit code other than 0 if anything was not as it should be, and leaves the
+log to be explored.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import shutil
 import signal
 import sys
@@ -29,6 +32,8 @@ from .stage.visitors import Visitors
 
 POLICY = ROOT / "policies" / "billing.yaml"
 ORIGIN = "billing.example/audit"
+OPEN = ("--open", "--because", "a look at the demo")
+LEAVER, BASIS = "support-2", ("--basis", "Art. 17(1)(a)", "--because", "request DP-7")
 
 
 def main() -> int:
@@ -59,7 +64,8 @@ def tell(folder: Path, teller: Teller) -> None:
         show_trail(log, teller, commands)
         show_record(log, found, teller, commands)
         show_followers(folder, log, found, receivers, teller, commands)
-    verify(log, teller, commands)
+    erase_person(log, folder / "refused.tlog-proof", found, teller, commands)
+    verify(log, folder / "refused.tlog-proof", teller, commands)
     tamper(log, folder / "damaged", found, teller, commands)
     archive(folder, log, teller, commands)
     leave(log, found, teller)
@@ -70,6 +76,9 @@ def make_log(log: Path, teller: Teller, commands: Commands) -> None:
     why = "By a command of its own, so that a typo in a path can never start a second, empty log."
     teller.chapter("A log is made", why)
     commands.show("init", str(log), "--origin", ORIGIN)
+    teller.blank()
+    teller.note("What is personal will be sealed. The keys, one for each person, lie apart from the log:")
+    commands.show("subject", "init", str(log))
 
 
 def use_service(folder: Path, log: Path, receivers: Receivers, teller: Teller) -> Found:
@@ -97,11 +106,11 @@ def use_service(folder: Path, log: Path, receivers: Receivers, teller: Teller) -
 def show_trail(log: Path, teller: Teller, commands: Commands) -> None:
     """Chapter 3."""
     why = "Every request has one record with the same fields: allowed, denied, failed or crashed."
-    teller.chapter("The trail", why)
-    commands.show("query", str(log), "--kind", "outcome", "--oldest-first")
+    teller.chapter("The trail", f"{why} Who reads names in it says why, and the log keeps that.")
+    commands.show("query", str(log), "--kind", "outcome", "--oldest-first", *OPEN)
     teller.blank()
     teller.note(f"One ID through two services: the correlation ID {CASE} that the client had sent.")
-    commands.show("query", str(log), "--trace", CASE, "--oldest-first")
+    commands.show("query", str(log), "--trace", CASE, "--oldest-first", *OPEN)
     teller.note("The payout is there twice: announced before it ran (`guarantee: before`), then its outcome.")
 
 
@@ -109,7 +118,7 @@ def show_record(log: Path, found: Found, teller: Teller, commands: Commands) -> 
     """Chapter 4."""
     why = "The refund: who, what, from where, by which rule, with what effect; no card number."
     teller.chapter("One record in full", why)
-    commands.show("show", str(log), found.refund)
+    commands.show("show", str(log), found.refund, *OPEN)
 
 
 def show_followers(
@@ -119,6 +128,7 @@ def show_followers(
     why = "One worker read the log with cursors of its own: the refund that was refused, where other systems want it."
     teller.chapter("What followed the log", why)
     following.tell(folder, receivers, found.refused, teller)
+    teller.note("Systems get tokens, one for each person; who is on call gets the name, as `personal: open` says.")
     teller.blank()
     teller.note(
         "Who tried to change their own roles was found by a rule. Its finding is a record; the history says the same:"
@@ -126,19 +136,47 @@ def show_followers(
     commands.show("detect", str(log), "--level", "high", expect=1)
 
 
-def verify(log: Path, teller: Teller, commands: Commands) -> None:
+def erase_person(log: Path, proof: Path, found: Found, teller: Teller, commands: Commands) -> None:
     """Chapter 6."""
-    why = "Every record is hashed again into the Merkle tree and compared with the signed checkpoints."
+    why = f"{LEAVER} has left, and asks to be forgotten. No byte of the log can change; but a key can be destroyed."
+    teller.chapter("Personal data", why)
+    refunds = ("query", str(log), "--action", "refund.create", "--oldest-first")
+    teller.note("Two people asked for a refund. As the log holds it: a token for each, and the rest is sealed.")
+    commands.show(*refunds)
+    teller.blank()
+    teller.note("The same, opened for somebody with the keys and a reason:")
+    commands.show(*refunds, *OPEN)
+    teller.blank()
+    teller.note("Before anything is erased, somebody keeps a proof of the refund that was refused.")
+    commands.show("prove", str(log), found.refused, "--out", str(proof))
+    teller.blank()
+    teller.note(f"What does the log hold about {LEAVER}? The refund, and that somebody was told of it.")
+    commands.show("subject", "find", str(log), LEAVER)
+    teller.blank()
+    commands.show("subject", "erase", str(log), LEAVER, *BASIS, "--yes")
+    teller.note("The name that was typed to sign in was nobody's yet: it goes with the key of its day, by `--day`.")
+    teller.blank()
+    teller.note("What was done, when, and that it was denied, stays. Who it was nobody can tell; others still open:")
+    commands.show(*refunds, *OPEN)
+
+
+def verify(log: Path, proof: Path, teller: Teller, commands: Commands) -> None:
+    """Chapter 7."""
+    why = "Every record is hashed again, also what nobody can read any more, and compared with the signed checkpoints."
     teller.chapter("The log is verified", why)
     commands.show("verify", str(log))
     teller.note("Exit code 0: it holds.", "green")
+    teller.blank()
+    teller.note("The proof from before the erasure, without the log, with its verifier key alone:")
+    vkey = json.loads((log / "config.json").read_text())["vkeys"][0]
+    commands.show("verify-proof", str(proof), "--vkey", vkey, lines=2)
 
 
 def tamper(log: Path, copy: Path, found: Found, teller: Teller, commands: Commands) -> None:
-    """Chapter 7."""
+    """Chapter 8."""
     teller.chapter("Somebody edits a copy", "One byte, by somebody who can write to every file of the log.")
-    damage = change_one_byte(copy_log(log, copy), found.refund, '"amount_cents":', "4", "9")
-    teller.note(f"The refund's amount in {shown(damage.file)}, byte {damage.offset}:")
+    damage = change_one_byte(copy_log(log, copy), found.refund, '"status":', "2", "4")
+    teller.note(f"The refund's status in {shown(damage.file)}, byte {damage.offset}:")
     teller.note(f"  {damage.before}  ->  {damage.after}", "bold")
     teller.blank()
     commands.show("verify", str(copy), expect=1)
@@ -150,7 +188,7 @@ def tamper(log: Path, copy: Path, found: Found, teller: Teller, commands: Comman
 
 
 def archive(folder: Path, log: Path, teller: Teller, commands: Commands) -> None:
-    """Chapter 8."""
+    """Chapter 9."""
     why = "Who holds all of a log can replace it as a whole. What lies elsewhere, locked, they cannot."
     teller.chapter("An old copy is put back", why)
     to = folder / "archive"
@@ -165,12 +203,13 @@ def archive(folder: Path, log: Path, teller: Teller, commands: Commands) -> None
 
 
 def leave(log: Path, found: Found, teller: Teller) -> None:
-    """Chapter 9."""
+    """Chapter 10."""
     teller.chapter("Yours to explore", f"The log stays in {log}.")
     for line in (
-        f"query {log} --user support-1",
+        f"query {log} --user support-1 {shlex.join(OPEN)}",
         f"query {log} --decision deny",
         f"show {log} {found.crash}  # the crash",
+        f"subject find {log} clerk-1",
         f"verify {log}",
         f"policy test {shown(POLICY)}",
         f"routes example_app.app:app --policy {shown(POLICY)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from audit_middleware import action, annotate
+from audit_middleware import Resource, action, annotate
 
 from ..billing import Parts, found
 from ..storage import Row
@@ -47,7 +47,7 @@ def create_customer(given: Customer, parts: Parts) -> Row:
     with parts.storage.transaction() as db:
         number = db.insert("INSERT INTO customers (name, email) VALUES (?, ?)", given.name, given.email)
         customer = found(db.one(_BY_ID, number), "customer")
-    annotate(impact={"before": None, "after": customer})
+    annotate(resource=Resource("customer", str(number)), impact={"before": None, "after": customer})
     return customer
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from audit_middleware import action, annotate
+from audit_middleware import Resource, action, annotate
 
 from ..billing import Billing, Parts, billing_of
 from ..passwords import hashed
@@ -45,7 +45,8 @@ def create_account(given: Account, parts: Parts) -> dict[str, str]:
         if db.one("SELECT name FROM service_accounts WHERE name = ?", given.name):
             raise HTTPException(409, "The name is taken")
         db.insert("INSERT INTO service_accounts VALUES (?, ?, ?)", given.name, given.role, hashed(key))
-    annotate(impact={"before": None, "after": {"name": given.name, "role": given.role}})
+    made = {"name": given.name, "role": given.role}
+    annotate(resource=Resource("service_account", given.name), impact={"before": None, "after": made})
     return {"name": given.name, "key": key}
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
-from audit_middleware import action, annotate
+from audit_middleware import Resource, action, annotate
 
 from ..billing import Parts, found
 from ..passwords import hashed
@@ -52,7 +52,7 @@ def create_user(given: User, parts: Parts) -> Row:
         values = (given.name, given.tenant, " ".join(given.roles), hashed(given.password))
         db.insert("INSERT INTO users VALUES (?, ?, ?, ?)", *values)
         user = found(db.one(_BY_NAME, given.name), "user")
-    annotate(impact={"before": None, "after": user})
+    annotate(resource=Resource("user", given.name), impact={"before": None, "after": user})
     return user
 
 

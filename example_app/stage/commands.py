@@ -20,12 +20,15 @@ class Commands:
         self._teller = teller
         self._environment = {**os.environ, "COLUMNS": str(teller.width)}
 
-    def show(self, *arguments: str, expect: int = 0) -> None:
-        """Runs a command with its output where ours goes."""
+    def show(self, *arguments: str, expect: int = 0, lines: int | None = None) -> None:
+        """Runs a command with its output where ours goes, or with only its first lines."""
         self._teller.command(shlex.join(arguments))
-        code = subprocess.run(self._line(arguments), env=self._environment, check=False).returncode  # noqa: S603
-        if code != expect:
-            raise Surprise(f"audit-middleware {arguments[0]} ended with exit code {code}, not {expect}")
+        pipe = None if lines is None else subprocess.PIPE
+        done = subprocess.run(self._line(arguments), env=self._environment, check=False, stdout=pipe, text=True)  # noqa: S603
+        if done.returncode != expect:
+            raise Surprise(f"audit-middleware {arguments[0]} ended with exit code {done.returncode}, not {expect}")
+        if lines is not None:
+            print(*done.stdout.splitlines()[:lines], "...", sep="\n", flush=True)
 
     def ask(self, *arguments: str, expect: int = 0) -> Any:
         """Runs a command in silence and returns the JSON it prints: one value, or a list of one for each line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ SECRETS = {"ONCALL_SECRET": SECRET}
 RULES = ("refused-refunds", "findings")
 """The rules by which the demo is told, in that order."""
 
+_TOKEN = re.compile(r"(token\.v1\.[a-z2-7]{6})[a-z2-7]{20}")
+
 _CONFIGURATION = """\
 version: 1
 followers:
@@ -24,6 +27,8 @@ followers:
   - {{name: siem, type: syslog, host: 127.0.0.1, port: {syslog_port}, transport: tcp, format: cef}}
   - {{name: watch, type: detectors}}
 notifications:
+  personal: open
+  because: who is on call has to know whom it is about
   channels:
     oncall:
       type: webhook
@@ -54,22 +59,27 @@ def tell(folder: Path, receivers: Receivers, action_id: str, teller: Teller) -> 
     """Shows one record in the three formats it was sent in, and the messages that were signed."""
     ocsf = _line(folder / "shipped", action_id)
     said = f"class {ocsf['class_uid']}, action_id {ocsf['action_id']}, disposition_id {ocsf['disposition_id']}"
-    teller.note(f"OCSF, in a file:   {said}, {ocsf['api']['operation']} by {ocsf['actor']['user']['uid']}")
+    teller.note(f"OCSF, in a file:   {said}, {ocsf['api']['operation']} by {_short(ocsf['actor']['user']['uid'])}")
     ecs = _line(folder / "search", action_id)
     said = f"event.outcome {ecs['event']['outcome']}, event.type {'+'.join(ecs['event']['type'])}"
-    teller.note(f"ECS, in a file:    {said}, {ecs['event']['action']} by {ecs['user']['id']}")
+    teller.note(f"ECS, in a file:    {said}, {ecs['event']['action']} by {_short(ecs['user']['id'])}")
     cef = receivers.message(action_id)
     if cef is None:
         raise Surprise("the refusal did not arrive by syslog")
     header, _, fields = cef[cef.index("CEF:0") :].rpartition("|")
     shown = [field for field in fields.split(" ") if field.startswith(("suser=", "outcome=", "src="))]
-    teller.note(f"CEF, over syslog:  {header}| {' '.join(shown)} ...")
+    teller.note(f"CEF, over syslog:  {header}| {_short(' '.join(shown))} ...")
     teller.blank()
     for rule in RULES:
         data = _told(receivers, rule)["data"]
         teller.note(f"Signed webhook, signature verified: {data['title']}")
     if receivers.forged:
         raise Surprise(f"{receivers.forged} webhooks came with a signature that is wrong")
+
+
+def _short(text: str) -> str:
+    """A text for a screen, whose tokens are cut as commands cut them."""
+    return _TOKEN.sub(r"\1…", text)
 
 
 def _told(receivers: Receivers, rule: str) -> dict[str, Any]:

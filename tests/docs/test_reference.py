@@ -123,17 +123,19 @@ def test_policies_in_the_documentation_load(where: str, text: str) -> None:
 
 
 def test_the_readmes_first_steps_work_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command, the five lines and the policy of the README, and nothing else."""
+    """The commands, the five lines and the policy of the README, and nothing else."""
     readme = (ROOT / "README.md").read_text()
-    (command,) = re.findall(r"^\$ audit-middleware (init .*)$", readme, re.M)
+    commands = re.findall(r"^\$ audit-middleware ((?:subject )?init .*?)(?: +#.*)?$", readme, re.M)
+    assert [one.split()[0] for one in commands] == ["init", "subject"]
     code = re.findall(r"^```python\n(.*?)^```", readme, re.S | re.M)[0]
     policy = re.findall(r"^```yaml\n(.*?)^```", readme, re.S | re.M)[0]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "billing.yaml").write_text(policy)
-    monkeypatch.setattr("sys.argv", ["audit-middleware", *command.split()])
-    with contextlib.suppress(SystemExit):
-        main()
+    for command in commands:
+        monkeypatch.setattr("sys.argv", ["audit-middleware", *command.split()])
+        with contextlib.suppress(SystemExit):
+            main()
     names: dict[str, Any] = {"__name__": "service"}
     exec(compile(code, "README.md", "exec"), names)
 

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from audit_middleware.context import RUNNING, Correlation, Notes
 from example_app.app import create_app, guard
 from tests.kit import Log
+from tests.sealing.support import Sealed
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "policies" / "billing.yaml"
@@ -49,10 +50,16 @@ def serve(app: FastAPI, host: tuple[str, int] = HOST) -> Client:
 
 
 @pytest.fixture
-def guarded_app(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+def sealed(tmp_path: Path, log: Log) -> Sealed:
+    """A log, and the keys of the persons in it, which open what the service sealed."""
+    return Sealed(tmp_path, log).make_keys()
+
+
+@pytest.fixture
+def guarded_app(tmp_path: Path, sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     """The service as it is deployed."""
     monkeypatch.setenv("AUDIT_POLICY", str(POLICY))
-    monkeypatch.setenv("AUDIT_LOG", str(log.path))
+    monkeypatch.setenv("AUDIT_LOG", str(sealed.log.path))
     return guard(create_app(tmp_path / "data"))
 
 

@@ -13,13 +13,13 @@ from audit_middleware.formats.identities import change
 from tests.example.conftest import serve
 from tests.formats.parsing import parse_cef, parse_leef, parse_rfc5424
 from tests.formats.schema_files import errors, ocsf_schema, own, published
-from tests.kit import Log
+from tests.sealing.support import Sealed
 
 Record = dict[str, Any]
 
 
 @pytest.fixture
-def records(guarded_app: FastAPI, log: Log) -> list[Record]:
+def records(guarded_app: FastAPI, sealed: Sealed) -> list[Record]:
     """Refusals, a refund, accounts and roles that change, a broken request, and what the log says of itself."""
     with serve(guarded_app) as client:
         admin, viewer = client.as_("admin-1"), client.as_("viewer-1")
@@ -31,7 +31,7 @@ def records(guarded_app: FastAPI, log: Log) -> list[Record]:
         client.post("/v1/tenants/north/refunds", json=refund, headers=client.as_("support-1"))
         client.post("/v1/service-accounts", json={"name": "nightly", "role": "exporter"}, headers=admin)
         client.put("/v1/users/clerk-1/roles", json={"roles": ["clerk", "admin"]}, headers=admin)
-    return log.records()
+    return sealed.opened()
 
 
 def test_lines_are_read_back(records: list[Record]) -> None:

@@ -11,9 +11,10 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import WebSocketDenialResponse
 
+from audit_middleware.persons import pseudonym
 from audit_middleware.policy.suite import run
 from tests.example.conftest import POLICY, Client, serve
-from tests.kit import Log
+from tests.sealing.support import Sealed
 
 Record = dict[str, Any]
 REFUND = {"invoice_id": 1001, "amount_cents": 4_200, "note": "paid twice, card 4111 1111 1111 1111"}
@@ -21,13 +22,13 @@ REFUNDS = "/v1/tenants/north/refunds"
 
 
 @pytest.fixture
-def trail(guarded_app: FastAPI, log: Log) -> Callable[[Callable[[Client], object]], list[Record]]:
-    """Runs the service around a function; returns every record, once the service has stopped."""
+def trail(guarded_app: FastAPI, sealed: Sealed) -> Callable[[Callable[[Client], object]], list[Record]]:
+    """Runs the service around a function; returns every record, opened, once the service has stopped."""
 
     def during(work: Callable[[Client], object]) -> list[Record]:
         with serve(guarded_app) as client:
             work(client)
-        return log.records()
+        return sealed.opened()
 
     return during
 
@@ -171,7 +172,7 @@ def test_nobody_approves_their_own_refund(trail: Any) -> None:
 
 
 def test_the_guest_network_is_told_by_the_trusted_proxy_only(
-    guarded_app: FastAPI, log: Log, monkeypatch: pytest.MonkeyPatch
+    guarded_app: FastAPI, sealed: Sealed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIT_TRUSTED_PROXIES", "127.0.0.1")
     guest = {"X-Forwarded-For": "192.0.2.1, 10.9.3.7"}
@@ -181,7 +182,12 @@ def test_the_guest_network_is_told_by_the_trusted_proxy_only(
         assert client.put(path, json=body, headers=admin | guest).status_code == 403
         assert client.put(path, json=body, headers=admin).status_code == 200
         assert client.put("/v1/users/admin-1/roles", json=body, headers=admin).status_code == 403
-    records = of(log.records(), "user.set_roles")
+    stored = of(sealed.log.records(), "user.set_roles")
+    who = [(pseudonym(r["user_id"]), pseudonym(r["resource"]["id"])) for r in stored]
+    assert who[0] == who[1], "admin-1, who changes clerk-1"
+    assert who[0][0] != who[0][1]
+    assert who[2] == (who[0][0], who[0][0]), "a user that is acted on is the same person as the one that acts"
+    records = of(sealed.opened(), "user.set_roles")
     assert [r["decision"]["rule"] for r in records] == ["guest-network", "admin", "own-roles"]
     assert records[0]["initiator_ip"] == "10.9.3.7"
     assert records[0]["forwarded"]["untrusted"] == ["192.0.2.1"]
