@@ -6,7 +6,8 @@
     ├── ConfigError               a setting, policy or key is wrong: the service must not start
     │   ├── PolicyError           the policy file: file, line, key, nearest valid name
     │   ├── RouteError            routes and policy do not fit together (the inventory's findings)
-    │   └── KeyFileError          a signing key that is missing, malformed or readable by others
+    │   ├── KeyFileError          a signing key that is missing, malformed or readable by others
+    │   └── MasterKeyError        the key over all persons' keys is missing, malformed or another one
     ├── DecisionError             a decision could not be computed: the request is denied, cause "error"
     │   ├── ConditionError        a condition met a missing attribute or a wrong type
     │   ├── ResolutionError       the router's choice could not be determined
@@ -25,6 +26,8 @@
     ├── ArchiveError              an archive cannot be reached, or does not do what an archive must
     │   └── ArchiveConflict       an object of this name is there with other bytes; it is immutable
     ├── FollowerError             a follower's configuration, cursor or destination is not as it must be
+    ├── SubjectKeysError          the store of persons' keys cannot be read or written: nothing is recorded in clear
+    ├── SubjectRestricted         a person's data is held, so that it must not be erased
     ├── BlocksError               the list of who is blocked cannot be read, or is another log's
     └── StoreError                the log cannot be read or written
         ├── LogNotFound           no log there; it is made by `init`, never by a typo
@@ -33,6 +36,7 @@
         ├── LogDamaged            bytes below the head are not what was committed
         ├── LogForked             two histories under one origin
         ├── LogBusy               the lock or the queue did not free up in time
+        ├── Overtaken             somebody else has replaced what this process was about to replace
         └── LogUnavailable        the writer is poisoned or the disk refuses: guarded actions get 503
             └── LogSpooled        the record is durable, but in the spool: no signature covers it yet
 
@@ -60,6 +64,10 @@ class RouteError(ConfigError):
 
 class KeyFileError(ConfigError):
     """A key file is missing, malformed, or readable by others."""
+
+
+class MasterKeyError(ConfigError):
+    """The key that wraps all persons' keys is missing, malformed, or not the one that the store was made with."""
 
 
 class DecisionError(AuditError):
@@ -134,6 +142,14 @@ class FollowerError(AuditError):
     """A follower's configuration, cursor or destination is not as it must be; the log itself is not concerned."""
 
 
+class SubjectKeysError(AuditError):
+    """The store of persons' keys cannot be read or written, or is another log's; nothing is recorded in clear."""
+
+
+class SubjectRestricted(AuditError):
+    """A person's data is under a legal hold: it must not be erased before that ends."""
+
+
 class BlocksError(AuditError):
     """The list of who is blocked cannot be read, is damaged, or is another log's."""
 
@@ -164,6 +180,10 @@ class LogForked(StoreError):
 
 class LogBusy(StoreError):
     """The log's lock or the writer's queue did not free up within the set time."""
+
+
+class Overtaken(StoreError):
+    """Another process has replaced what this one was about to replace, such as the place where a follower stands."""
 
 
 class LogUnavailable(StoreError):

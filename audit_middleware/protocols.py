@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Seque
 from typing import Any, Protocol, runtime_checkable
 
 from .model import Found, Frame, Head, Refusal, Stored, Subject
+from .persons import Person, SubjectKey
 
 Scope = MutableMapping[str, Any]
 """An ASGI connection scope (ASGI 3.0)."""
@@ -128,6 +129,79 @@ class Archive(Protocol):
         A prefix is a name, too, and is followed by ``/``; ``""`` is the whole archive. What has a name that no object
         may have is somebody else's and is left out.
         """
+        ...
+
+
+class SubjectKeys(Protocol):
+    """The keys of persons, apart from the log: who reads both without the master key can tie no token to a person.
+
+    *Atomicity*: of two callers that ask for the key of one new person, both get the same one. *Durability*: new keys
+    survive a power cut once `commit` returned, so it must be called before anything is appended that needs them; after
+    `erase` no copy of the key, the salt or the person's name is left in any file of the store. *Concurrency*: any
+    number of processes; one object is used by one thread at a time, and not after a fork. *Retry*: every call may be
+    repeated. *Time*: every call is bounded. Everything raises `SubjectKeysError`, whose text names no person.
+    """
+
+    @property
+    def origin(self) -> str:
+        """The log that these keys belong to."""
+        ...
+
+    def of(self, person: Person) -> SubjectKey:
+        """A person's key, made where there is none. One that was erased is made anew, under another token."""
+        ...
+
+    def commit(self) -> None:
+        """Makes the keys durable that `of` has made."""
+        ...
+
+    def find(self, person: Person) -> SubjectKey | None:
+        """A person's key, if there is one."""
+        ...
+
+    def named(self, token: str) -> tuple[Person, SubjectKey] | None:
+        """Whom a token stands for, if the key is there."""
+        ...
+
+    def told(self, tokens: Sequence[str]) -> None:
+        """The log holds the commitments of these keys."""
+        ...
+
+    def restrict(self, token: str, restricted: bool) -> None:
+        """Forbids or allows to erase a key."""
+        ...
+
+    def erase(self, tokens: Sequence[str]) -> int:
+        """Destroys keys, salts and names for good; how many there were. Raises `SubjectRestricted` and erases none."""
+        ...
+
+    def generation(self) -> int:
+        """Grows with every erasure, whoever did it: what was kept of keys in memory is to be forgotten. Cheap."""
+        ...
+
+    def erased_to(self, size: int | None = None) -> int:
+        """The size of the log up to which its erasures were carried out here; given one, sets it."""
+        ...
+
+    def close(self) -> None:
+        """Releases descriptors; what was not committed may be gone."""
+        ...
+
+
+class MasterKey(Protocol):
+    """Wraps the key of a store of persons' keys: a file, the environment, a KMS. Safe to call from any thread."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and beside what it wrapped; no secret."""
+        ...
+
+    def wrap(self, key: bytes) -> bytes:
+        """Wraps 32 bytes. Raises `MasterKeyError`, or `SubjectKeysError` when a KMS cannot be reached."""
+        ...
+
+    def unwrap(self, wrapped: bytes) -> bytes:
+        """The 32 bytes. Raises `MasterKeyError` where this is not the key that wrapped them, and as `wrap` does."""
         ...
 
 

@@ -76,6 +76,18 @@ class Settings(BaseSettings):
     limit_lease: int = Field(
         15_000, ge=1_000, le=600_000, description="How long the places of a worker that died stay taken in the store."
     )
+    subject_keys: str | None = Field(
+        None,
+        repr=False,
+        description="Where the keys of persons are: a folder of this host, or `postgresql://user@host/database`; "
+        "default: the log's path with `.subjects` added, or `subjects` in `state`.",
+    )
+    master_key: str | None = Field(
+        None,
+        pattern=r"\A(file|env|awskms):.",
+        description="The key over them: `file:PATH`, `env:NAME` or `awskms:KEY`; default: a file, the log's path with "
+        "`.master` added, or `master` in `state`.",
+    )
     linger: int = Field(20, ge=0, le=50, description="How long a finished request's record may wait for company.")
     queue: int = Field(4_096, ge=64, le=1_000_000, description="Records that may wait for the log.")
     patience: int = Field(1_000, ge=0, le=60_000, description="How long a request waits for the log.")
@@ -133,7 +145,8 @@ class Settings(BaseSettings):
         secret = {name for name in type(self).model_fields if isinstance(getattr(self, name), SecretStr)}
         dumped = self.model_dump(mode="json", exclude=secret)
         values = {name: str(value) if isinstance(value, float) else value for name, value in dumped.items()}
-        hidden = {"log"} if self.in_database else set()  # a password may stand in its URL
+        # A password may stand in a URL.
+        hidden = {name for name in ("log", "subject_keys") if "://" in (getattr(self, name) or "")}
         return values | dict.fromkeys(secret | hidden, "set")
 
     @property
@@ -150,6 +163,16 @@ class Settings(BaseSettings):
     def key_path(self) -> Path:
         """Where the signing key is. Raises `ConfigError`."""
         return self.key or self._beside("key")
+
+    @property
+    def subject_keys_place(self) -> str:
+        """Where the keys of persons are: a path or a URL. Raises `ConfigError`."""
+        return self.subject_keys or str(self._beside("subjects"))
+
+    @property
+    def master_key_url(self) -> str:
+        """The URL of the key over them. Raises `ConfigError`."""
+        return self.master_key or f"file:{self._beside('master')}"
 
     def _beside(self, what: str) -> Path:
         if not self.in_database:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# How long an example takes is the machine's affair: no test depends on absolute time.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 pytest.register_assert_rewrite("tests.middleware.support")  # before it is imported
 
 from tests.kit import Log, make_log  # noqa: E402

@@ -1,17 +1,23 @@
-"""What many tests need: a log, a policy, a guarded application, one request by hand, the records back."""
+"""What many tests need: a log, a policy, a guarded application, one request by hand, the records back, a port."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import os
+import random
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from audit_middleware.evidence.keys import create_log
 from audit_middleware.ledger.canonical import decode
 from audit_middleware.ledger.note import parse_vkey
+from audit_middleware.persons import Person, SubjectKey
 from audit_middleware.stores.journal import JournalStore
 
 ORIGIN = "example.com/test"
@@ -39,6 +45,18 @@ class Log:
     def controls(self, action: str) -> list[dict[str, Any]]:
         """Control records of one action."""
         return [record for record in self.records() if record["kind"] == "control" and record["action"] == action]
+
+
+def steady_port() -> int:
+    """A free port for a server that is started later, or again.
+
+    It lies below the range of which the kernel gives ports to connections and to those who ask for any: nobody but
+    another caller of this function, who has 12,000 to choose from, takes it while the server is down.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def make_log(folder: Path) -> Log:
@@ -190,3 +208,73 @@ class Running:
         getter.cancel()
         self._task.result()
         raise AssertionError("the application returned from its lifespan without a message")
+
+
+class MemoryKeys:
+    """Keys of persons in memory, as `protocols.SubjectKeys`; ``broken`` makes every call fail."""
+
+    def __init__(self, origin: str = ORIGIN) -> None:
+        self.origin = origin
+        self.broken: Exception | None = None
+        self.calls: list[str] = []
+        self.rows: dict[Person, SubjectKey] = {}
+        self.durable: dict[Person, SubjectKey] = {}
+        self._generation = self._erased_to = 0
+
+    def of(self, person: Person) -> SubjectKey:
+        self._call("of")
+        if person not in self.rows:
+            token = base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
+            self.rows[person] = SubjectKey(token, os.urandom(32), os.urandom(32), told=False)
+        return self.rows[person]
+
+    def commit(self) -> None:
+        self._call("commit")
+        self.durable = dict(self.rows)
+
+    def find(self, person: Person) -> SubjectKey | None:
+        self._call("find")
+        return self.rows.get(person)
+
+    def named(self, token: str) -> tuple[Person, SubjectKey] | None:
+        self._call("named")
+        return next((row for row in self.rows.items() if row[1].token == token), None)
+
+    def told(self, tokens: Sequence[str]) -> None:
+        self._call("told")
+        for person, key in self.rows.items():
+            if key.token in tokens:
+                self.rows[person] = replace(key, told=True)
+        self.durable = dict(self.rows)
+
+    def restrict(self, token: str, restricted: bool) -> None:
+        self._call("restrict")
+        self.rows = {
+            one: replace(key, restricted=restricted) if key.token == token else key for one, key in self.rows.items()
+        }
+
+    def erase(self, tokens: Sequence[str]) -> int:
+        self._call("erase")
+        gone = [person for person, key in self.rows.items() if key.token in tokens]
+        for person in gone:
+            del self.rows[person]
+        self.durable = dict(self.rows)
+        self._generation += bool(gone)
+        return len(gone)
+
+    def generation(self) -> int:
+        self._call("generation")
+        return self._generation
+
+    def erased_to(self, size: int | None = None) -> int:
+        self._call("erased_to")
+        self._erased_to = self._erased_to if size is None else size
+        return self._erased_to
+
+    def close(self) -> None:
+        self.rows = dict(self.durable)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.broken is not None:
+            raise self.broken

@@ -28,7 +28,7 @@ from .inspect import routes, schema
 from .keys import app as keys
 from .log import init
 from .notify import app as notify
-from .output import COULD_NOT_RUN, fail
+from .output import COULD_NOT_RUN, fail, without_passwords
 from .policy import app as policy
 from .proofs import checkpoint, consistency, prove, verify_proof_file
 from .publish import publish, serve
@@ -36,6 +36,9 @@ from .query import query, show, tail
 from .reading import READER, configure, recorded
 from .retention import hold, prune, retention
 from .review import review_command
+from .subject_keys import app as subject
+from .subjects import erase_command, find, release_command, restrict_command
+from .subjects import export as export_subject
 from .timestamp import timestamp
 from .verify import verify
 from .witness import app as witness
@@ -76,6 +79,12 @@ app.add_typer(retention, name="retention")
 app.add_typer(hold, name="hold")
 app.add_typer(blocks, name="blocks")
 app.add_typer(keys, name="keys")
+subject.command("find")(find)
+subject.command("export")(export_subject)
+subject.command("erase")(erase_command)
+subject.command("restrict")(restrict_command)
+subject.command("release")(release_command)
+app.add_typer(subject, name="subject")
 app.add_typer(witness, name="witness")
 app.add_typer(policy, name="policy")
 app.command()(routes)
@@ -103,7 +112,12 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command; an error of ours is one message and exit code 3."""
+    """Runs the command; an error of ours is one message and exit code 3. No message shows a password of a URL."""
+    with without_passwords([*sys.argv, *os.environ.values()]):
+        _run()
+
+
+def _run() -> None:
     try:
         with recorded():
             app()

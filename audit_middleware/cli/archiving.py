@@ -41,8 +41,8 @@ VKEY = Annotated[list[str] | None, typer.Option(help="A verifier key you trust f
 TRUST = Annotated[Path | None, typer.Option(help="A trust file (C2SP tlog-policy) with the log's keys.")]
 
 _CLEAR = (
-    "records hold personal data in clear, and what is locked there nobody can erase before its lock ends: see "
-    "docs/archiving.md"
+    "what the policy's `personal:` does not seal stands in the records in clear, and what is locked there nobody can "
+    "erase before its lock ends: see docs/archiving.md"
 )
 
 

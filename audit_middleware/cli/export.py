@@ -11,22 +11,23 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Annotated, Any, cast
 
 import typer
 
-from ..errors import AuditError, ConfigError, StoreError
+from ..errors import AuditError, ConfigError
 from ..formats import FORMATS, Encode, Format, format_named
 from ..ledger.canonical import decode
 from ..model import SCHEMA_VERSION
+from ..privacy.outgoing import outgoing
 from ..protocols import LogStore
 from ..stores.filesystem import sync_directory
 from ..stores.index import Filters
-from ..stores.opening import Place, Store, open_log
+from ..stores.opening import Place, Store, open_log, origin_of
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, USAGE, fail, out, progress
+from .persons import BECAUSE, MASTER, OPEN, PLACE, Persons
 from .query import moment, search_index
 from .reading import reading
 
@@ -51,12 +52,20 @@ def export(
     since: Annotated[str | None, typer.Option(help="RFC 3339 time, or how long ago: 90m, 24h, 7d.")] = None,
     until: Annotated[str | None, typer.Option(help="As --since; exclusive.")] = None,
     zipped: Annotated[bool, typer.Option("--gzip", help="Compress.")] = False,
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     account: Annotated[str | None, typer.Option("--aws-account", help="cloudtrail: the account that receives.")] = None,
     enterprise: Annotated[
         int | None, typer.Option("--enterprise-number", help="rfc5424: your private enterprise number.")
     ] = None,
 ) -> None:
-    """Write records in the format of another system, oldest first. Exit 1 when nothing matches."""
+    """Write records in the format of another system, oldest first. Exit 1 when nothing matches.
+
+    Of personal data only tokens are written, unless it is opened; jsonl writes what the log holds.
+    """
+    persons = Persons(log, opened, because, place, master)
     filters = Filters(
         user=user, action=action, decision=decision, outcome=outcome, severity=severity, kind=kind,
         resource=resource, trace=trace, since=moment(since), until=moment(until),
@@ -68,11 +77,15 @@ def export(
         fail(problem, USAGE)
     if target is None and zipped and sys.stdout.isatty():
         fail("--gzip writes binary data: give a file with --out, or redirect the output", USAGE)
-    asked = {**asdict(filters), "format": form, "out": None if target is None else str(target), "gzip": zipped}
+    everything = filters == Filters()
+    filters = persons.filters(filters, origin_of(log))
+    asked = {**persons.told(filters), "format": form, "out": None if target is None else str(target), "gzip": zipped}
     told = reading("audit.log_exported", log, "export", asked)
     store = open_log(log)
     first, size = store.base.size, store.head().size
-    found = _all(store, first, size) if filters == Filters() else _matching(log, store, filters)
+    found = _all(store, first, size) if everything else _matching(log, store, filters)
+    if opened or form != "jsonl":
+        found = _shown(found, persons, store)
     quiet = target is None and sys.stdout.isatty()  # a bar would stand among the records
     bar = nullcontext(_nothing) if quiet else progress(f"exporting {form}", size - first)
     with _output(target, zipped) as file, bar as advance:
@@ -120,16 +133,22 @@ def _all(store: LogStore, start: int, stop: int) -> Iterator[Found]:
 
 
 def _matching(log: Place, store: Store, filters: Filters) -> Iterator[Found]:
-    """The records that the index names, in the log's order; a commit is read once for all of them that are in it."""
+    """The records that the index names, in the log's order."""
     index = search_index(store)
     index.catch_up()
-    frame = None
-    for at in index.find(filters, newest_first=False):
-        if frame is None or not frame.first <= at < frame.first + len(frame.entries):
-            frame = next(iter(store.frames(at, at + 1)), None)
-            if frame is None:
-                raise StoreError(f"the log has no entry {at}")
-        yield at, decode(frame.entries[at - frame.first])
+    for at, entry in index.read(index.find(filters, newest_first=False)):
+        yield at, decode(entry)
+
+
+def _shown(found: Iterator[Found], persons: Persons, store: Store) -> Iterator[Found]:
+    """Records as they go out: opened, or with tokens in the place of persons."""
+    if not persons.opened:
+        yield from ((at, outgoing(record)) for at, record in found)
+        return
+    index = search_index(store)
+    index.catch_up()
+    view = persons.view(index, store.origin)
+    yield from ((at, view.record(record)) for at, record in found)
 
 
 def _watched(found: Iterator[Found], first: int, advance: Callable[[int], object]) -> Iterator[Found]:

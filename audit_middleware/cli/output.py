@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from ..urls import hide, secrets_in
 
 HOLDS, DOES_NOT_HOLD, USAGE, COULD_NOT_RUN = 0, 1, 2, 3
 
@@ -60,6 +62,33 @@ def table(title: str | None, *columns: str) -> Table:
 def row(target: Table, *cells: object, style: str | None = None) -> None:
     """Adds one row; ``None`` is shown as a dash."""
     target.add_row(*("-" if cell is None else Text(shown(str(cell))) for cell in cells), style=style)
+
+
+class Hiding:
+    """A stream of text that no password of these gets through: not in a parser's error, nor in a traceback."""
+
+    def __init__(self, stream: TextIO, secrets: frozenset[str]) -> None:
+        self._stream, self._secrets = stream, secrets
+
+    def write(self, text: str) -> int:
+        """Writes what may be shown of it."""
+        self._stream.write(hide(text, self._secrets))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def without_passwords(texts: Iterable[str]) -> Iterator[None]:
+    """Nothing on standard error shows a password of the URLs in these texts, nor of any other URL of a database."""
+    before = sys.stderr
+    sys.stderr = cast(TextIO, Hiding(before, secrets_in(texts)))
+    try:
+        yield
+    finally:
+        if not isinstance(sys.exception(), Exception):  # else the traceback is still to come, and the process ends
+            sys.stderr = before
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,17 +13,19 @@ from ..evidence.backtest import Backtest
 from ..evidence.backtest import backtest as decide_under
 from ..evidence.blocking import Orders, orders_in
 from ..evidence.policies import ARCHIVED, Archive
-from ..evidence.recorded import Recorded, decisions
+from ..evidence.recorded import Open, Recorded, decisions
 from ..evidence.reperform import Archived, Policies, Reperformance, load_archived
 from ..evidence.reperform import reperform as make_again
 from ..model import Frame
+from ..persons import pseudonym
 from ..policy.document import decode
 from ..policy.findings import Findings
 from ..policy.load import read_bytes
 from ..stores.index import Filters
-from ..stores.opening import Place, Store, open_log
+from ..stores.opening import Store, open_log
 from .log import LOG
 from .output import DOES_NOT_HOLD, HOLDS, out, print_json, progress, row, shown, table
+from .persons import BECAUSE, MASTER, OPEN, PLACE, Persons
 from .query import moment, search_index
 from .reading import Reading, reading
 from .review import span
@@ -42,17 +45,23 @@ def reperform(
         list[Path] | None,
         typer.Option(help="A policy file for a digest that the log lacks; may be given several times."),
     ] = None,
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: JSON = False,
 ) -> None:
     """Make every recorded decision again, with the policy archived under its digest. Exit 1 if one differs.
 
     Exit codes: 0 none differs, 1 at least one differs, 2 wrong usage, 3 the log or a policy cannot be read.
     """
-    given = {"since": since, "until": until, "policy": [str(one) for one in policy or ()] or None}
+    persons = Persons(log, opened, because, place, master)
+    given = {"since": since, "until": until, "policy": [str(one) for one in policy or ()] or None, **persons.asked}
     told = reading("audit.log_read", log, "policy reperform", given)
     store = open_log(log)
-    records, archive = _open(log, store, told, moment(since), moment(until))
-    orders = Orders.of(orders_in(store), store.base.size)
+    records, archive, show = _open(store, told, moment(since), moment(until), persons)
+    ordered = orders_in(store) if show is None else ((index, show(dict(one))) for index, one in orders_in(store))
+    orders = Orders.of(ordered, store.base.size)
     result = make_again(records, Policies(archive.document, map(_from_file, policy or ())), orders)
     if as_json:
         print_json(result.to_json())
@@ -67,6 +76,10 @@ def backtest(
     since: SINCE = None,
     until: UNTIL = None,
     fail_on_change: Annotated[bool, typer.Option(help="Exit 1 if any decision would change.")] = False,
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: JSON = False,
 ) -> None:
     """Show which recorded decisions would change under another policy.
@@ -74,10 +87,12 @@ def backtest(
     Exit codes: 0 compared, 1 with --fail-on-change if a decision would change, 2 wrong usage, 3 the log or the policy
     cannot be read.
     """
-    told = reading("audit.log_read", log, "policy backtest", {"new": str(new), "since": since, "until": until})
+    persons = Persons(log, opened, because, place, master)
+    given = {"new": str(new), "since": since, "until": until, **persons.asked}
+    told = reading("audit.log_read", log, "policy backtest", given)
     policy = _from_file(new)
     store = open_log(log)
-    records, archive = _open(log, store, told, moment(since), moment(until))
+    records, archive, _ = _open(store, told, moment(since), moment(until), persons)
     result = decide_under(records, Policies(archive.document), policy)
     if as_json:
         print_json({"policy": policy.policy.name, "digest": policy.policy.digest, **result.to_json()})
@@ -93,19 +108,23 @@ def _from_file(path: Path) -> Archived:
     return load_archived(text, str(path))
 
 
-def _open(log: Place, store: Store, told: Reading, since: str | None, until: str | None) -> tuple[Records, Archive]:
+def _open(
+    store: Store, told: Reading, since: str | None, until: str | None, persons: Persons
+) -> tuple[Records, Archive, Open | None]:
     index = search_index(store)
     size = index.catch_up()
     start, stop = span(index, since, until, size)
     start = max(start, store.base.size)
     archive = Archive(store, index.find(Filters(action=ARCHIVED), newest_first=False))
-    return told.count(_read(store, start, stop, since, until)), archive
+    opener = persons.view(index, store.origin).opener if persons.opened else None
+    show = None if opener is None else partial(opener.opened, keep=True)
+    return told.count(_read(store, start, stop, since, until, show)), archive, show
 
 
-def _read(store: Store, start: int, stop: int, since: str | None, until: str | None) -> Records:
+def _read(store: Store, start: int, stop: int, since: str | None, until: str | None, show: Open | None) -> Records:
     if start < stop:
         with progress("decisions", stop - start) as advance:
-            yield from decisions(_told(store.frames(start, stop), start, advance), start, stop, since, until)
+            yield from decisions(_told(store.frames(start, stop), start, advance), start, stop, since, until, show)
 
 
 def _told(frames: Iterator[Frame], start: int, advance: Any) -> Iterator[Frame]:
@@ -126,7 +145,7 @@ def _tell_reperformance(result: Reperformance) -> None:
                 continue
             said, again = record.decision, one.verdict.again
             row(
-                listing, one.index, record.timestamp[:19].replace("T", " "), record.user_id, record.action,
+                listing, one.index, record.timestamp[:19].replace("T", " "), pseudonym(record.user_id), record.action,
                 _verdict(said.effect, said.cause, said.rule, said.mode),
                 one.verdict.why or (_verdict(again.effect, again.cause, again.rule, again.mode) if again else None),
                 style="bold red",

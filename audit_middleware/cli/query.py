@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import re
 import signal
-import time
+import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import AuditError, EntriesPruned
+from ..errors import EntriesPruned
+from ..evidence.erasures import erased_by
 from ..ledger.canonical import decode
 from ..model import Record
 from ..protocols import LogStore
 from ..stores.index import Filters
-from ..stores.opening import Index, Store, open_index, open_log
+from ..stores.opening import Index, Store, open_index, open_log, open_watch, origin_of
 from .log import LOG
 from .output import DOES_NOT_HOLD, USAGE, WIDE, fail, out, print_json, row, table
+from .persons import BECAUSE, MASTER, OPEN, PLACE, Persons, View
 from .reading import reading
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, one record a line.")]
@@ -49,20 +50,28 @@ def query(
     ] = False,
     limit: Annotated[int, typer.Option(min=0, help="Most records to show, 0 for all.")] = 50,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin at the oldest.")] = False,
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: JSON = False,
 ) -> None:
     """Search the trail. Exit 1 when nothing matches."""
+    persons = Persons(log, opened, because, place, master)
     filters = Filters(
         user=user, action=action, decision=decision, outcome=outcome, severity=severity, kind=kind,
         resource=resource, trace=trace, since=moment(since), until=moment(until), unfinished=unfinished,
     )  # fmt: skip
-    told = reading("audit.log_read", log, "query", {**asdict(filters), "limit": limit, "oldest_first": oldest_first})
+    filters = persons.filters(filters, origin_of(log))
+    asked = {**persons.told(filters), "limit": limit, "oldest_first": oldest_first}
+    told = reading("audit.log_read", log, "query", asked)
     store = open_log(log)
     index = search_index(store)
     count = index.catch_up()
+    view = persons.view(index, store.origin)
     matches = index.find(filters, newest_first=not oldest_first, limit=limit or None)
-    found = told.count((at, read_record(store, at)) for at in matches)
-    shown = _print_lines(found) if as_json else _print_table(found, count - store.base.size)
+    found = told.count((at, decode(entry)) for at, entry in index.read(matches))
+    shown = _print_lines(found, view) if as_json else _print_table(found, view, count - store.base.size)
     raise SystemExit(0 if shown else DOES_NOT_HOLD)
 
 
@@ -70,23 +79,36 @@ def tail(
     log: LOG,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Begin with so many of the last records.")] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as records are committed.")] = False,
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: JSON = False,
 ) -> None:
     """Show the last records; with -f also those to come."""
-    told = reading("audit.log_read", log, "tail", {"lines": lines, "follow": follow}, follow=follow)
+    persons = Persons(log, opened, because, place, master)
+    asked = {"lines": lines, "follow": follow, **persons.asked}
+    told = reading("audit.log_read", log, "tail", asked, follow=follow)
     store = open_log(log)
+    index = search_index(store)
+    index.catch_up()
+    view = persons.view(index, store.origin)
     at = max(store.base.size, store.head().size - lines)
+    watch, never = open_watch(store), threading.Event()
     try:
         if follow:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it in the same way, recorded
         while True:
             size = store.head().size
-            for index, record in told.count(_between(store, at, size)):
-                print_json({"index": index, "record": record}, lines=True) if as_json else _print_line(index, record)
+            for index_at, record in told.count(_between(store, at, size)):
+                view.told.erased.update(erased_by(record))
+                print_json(view.line(index_at, record), lines=True) if as_json else _print_line(
+                    index_at, view.record(record)
+                )
             at = size
             if not follow:
                 return
-            time.sleep(0.2)
+            watch.wait(never, 0.2)
     except KeyboardInterrupt:
         return
 
@@ -94,10 +116,15 @@ def tail(
 def show(
     log: LOG,
     id: Annotated[str, typer.Argument(help="An Audit-ID, or an index in the log.", show_default=False)],
+    opened: OPEN = False,
+    because: BECAUSE = None,
+    place: PLACE = None,
+    master: MASTER = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record alone, as JSON.")] = False,
 ) -> None:
     """Show one record in full, with where it stands in the log and what amends it. Exit 1 when there is none."""
-    told = reading("audit.log_read", log, "show", {"id": id})
+    persons = Persons(log, opened, because, place, master)
+    told = reading("audit.log_read", log, "show", {"id": id, **persons.asked})
     store = open_log(log)
     index = search_index(store)
     index.catch_up()
@@ -105,18 +132,22 @@ def show(
     if not found or found[0] >= store.head().size:
         fail(f"{log} has no record {id}", DOES_NOT_HOLD)
     try:
-        record = read_record(store, found[0])
+        record = read_record(index, found[0])
     except EntriesPruned as problem:
         fail(problem, DOES_NOT_HOLD)
-    amended = [(at, read_record(store, at)) for at in index.find(Filters(action="audit.amended"), newest_first=False)]
-    amendments = [pair for pair in amended if pair[1]["extra"].get("amends") == record["action_id"]]
+    amended = index.find(Filters(action="audit.amended"), newest_first=False)
+    said = ((at, decode(entry)) for at, entry in index.read(amended))
+    amendments = [pair for pair in said if pair[1]["extra"].get("amends") == record["action_id"]]
     told.records = 1 + len(amendments)
+    view = persons.view(index, store.origin)
     if as_json:
-        print_json({"index": found[0], "record": record, "amendments": [pair[1] for pair in amendments]})
+        lines = [view.line(at, amendment) for at, amendment in amendments]
+        print_json({**view.line(found[0], record), "amendments": [line["record"] for line in lines]})
         return
+    record = view.record(record)
     out.print(f"entry {found[0]} of {store.origin}", style="bold")
     print_json({name: record[name] for name in Record.model_fields if name in record})
-    for at, amendment in amendments:
+    for at, amendment in ((at, view.record(said)) for at, said in amendments):
         out.print(f"amended by entry {at}", style="bold")
         print_json({key: amendment[key] for key in ("timestamp", "reason", "impact", "extra")})
     for at in found[1:]:
@@ -131,11 +162,10 @@ def search_index(store: Store) -> Index:
     return open_index(store)
 
 
-def read_record(store: LogStore, index: int) -> dict[str, Any]:
+def read_record(index: Index, at: int) -> dict[str, Any]:
     """One record, from the log."""
-    for frame in store.frames(index, index + 1):
-        return decode(frame.entries[index - frame.first])
-    raise AuditError(f"the log has no entry {index}")
+    ((_, entry),) = index.read([at])
+    return decode(entry)
 
 
 def _between(store: LogStore, start: int, stop: int) -> Iterator[Found]:
@@ -161,17 +191,17 @@ def moment(text: str | None) -> str | None:
 # --- printing ----------------------------------------------------------------------------------------------------
 
 
-def _print_lines(found: Iterator[Found]) -> int:
+def _print_lines(found: Iterator[Found], view: View) -> int:
     count = 0
     for index, record in found:
-        print_json({"index": index, "record": record}, lines=True)
+        print_json(view.line(index, record), lines=True)
         count += 1
     return count
 
 
-def _print_table(found: Iterator[Found], total: int) -> int:
+def _print_table(found: Iterator[Found], view: View, total: int) -> int:
     listing = table(None, *_columns())
-    for index, record in found:
+    for index, record in ((at, view.record(said)) for at, said in found):
         row(listing, *_cells(index, record), style=_style(record))
     if listing.row_count:
         out.print(listing)

@@ -24,10 +24,10 @@ from typing import Literal, TypeVar
 from ..context import clean, plain
 from ..errors import AuditError, ConfigError, KeyFileError, LogDamaged, LogForked
 from ..evidence.control import ControlWriter, statement, write_control
-from ..evidence.keys import signers_of
+from ..evidence.keys import check_signers, signers_of
 from ..model import Json, Severity
 from ..signing import Ed25519Signer, read_key_file
-from ..stores.opening import Place, key_of, origin_of
+from ..stores.opening import Place, key_of, origin_and_vkeys, origin_of
 from .output import COULD_NOT_RUN, USAGE, err, fail, shown
 
 READER, SWITCH = "AUDIT_READER", "AUDIT_RECORD_READS"
@@ -248,8 +248,5 @@ def log_signers(log: Place) -> tuple[Ed25519Signer, ...]:
         path = os.environ.get("AUDIT_KEY") or key_of(log)
         text = read_key_file(path)
     signers = signers_of(text)
-    origin = origin_of(log)
-    for signer in signers:
-        if signer.name != origin:
-            raise ConfigError(f"the signing key here is for {signer.name!r}, and the log is {origin!r}")
+    check_signers(signers, log, *origin_and_vkeys(log))
     return signers

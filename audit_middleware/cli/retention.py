@@ -38,7 +38,7 @@ def set_months(
     as_json: JSON = False,
 ) -> None:
     """Record how long entries are kept. Nothing is removed: see prune."""
-    size = set_retention(log, _key(log, key), months, _account())
+    size = set_retention(log, _key(log, key), months, account())
     if as_json:
         print_json({"months": months, "size": size})
     else:
@@ -84,7 +84,7 @@ def place(
 ) -> None:
     """Record a legal hold: nothing is pruned from its first entry on until it is released."""
     placed = place_hold(
-        log, _key(log, key), name, _place(first), None if last is None else _place(last), reason, _account()
+        log, _key(log, key), name, _place(first), None if last is None else _place(last), reason, account()
     )
     if as_json:
         print_json(asdict(placed))
@@ -95,7 +95,7 @@ def place(
 @hold.command("release")
 def release(log: LOG, name: NAME, reason: REASON, key: KEY = None, as_json: JSON = False) -> None:
     """Record the end of a legal hold."""
-    size = release_hold(log, _key(log, key), name, reason, _account())
+    size = release_hold(log, _key(log, key), name, reason, account())
     if as_json:
         print_json({"name": name, "size": size})
     else:
@@ -134,7 +134,7 @@ def prune(
         store = open_log(log)
         _print_plan(plan_prune(store, [*published_with(log, folders), *copies], before=limit), None, as_json)
         return
-    done = prune_log(log, _key(log, key), _account(), published=folders, archived=copies, before=limit)
+    done = prune_log(log, _key(log, key), account(), published=folders, archived=copies, before=limit)
     _print_plan(done.plan, done, as_json)
 
 
@@ -162,7 +162,8 @@ def _key(log: Place, key: Path | None) -> Path:
     return key or key_of(log)
 
 
-def _account() -> str:
+def account() -> str:
+    """Who runs this command, on this machine."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # an account without a name, as containers have

@@ -79,7 +79,7 @@ def gather(
     index = search_index(store)
     size = index.catch_up()
     activity = Activity(since, until)
-    _load_before(activity, store, index, since)
+    _load_before(activity, index, since)
     start, stop = span(index, since, until, size)
     with progress("reading", stop - start) as advance:
         frames = store.frames(start, stop) if start < stop else ()
@@ -91,9 +91,9 @@ def gather(
         activity,
         now.date(),
         size,
-        str(read_record(store, 0)["timestamp"]) if size else None,
+        str(read_record(index, 0)["timestamp"]) if size else None,
         sum(1 for _ in index.unfinished()),
-        None if verified is None else str(read_record(store, verified)["timestamp"]),
+        None if verified is None else str(read_record(index, verified)["timestamp"]),
         tests,
         examine(list_routes(load_router(app)), rules, now.date(), strict=True) if app else None,
         _verify(store) if check else None,
@@ -116,11 +116,11 @@ def _told(frames: Any, start: int, advance: Any) -> Any:
         advance(frame.head.size - start)
 
 
-def _load_before(activity: Activity, store: Store, index: Index, since: str | None) -> None:
+def _load_before(activity: Activity, index: Index, since: str | None) -> None:
     """Tells which policy was in force when the period began."""
     at = next(index.find(Filters(action="audit.policy_loaded", until=since), limit=1), None) if since else None
     if at is not None:
-        record = read_record(store, at)
+        record = read_record(index, at)
         activity.policy_loaded(at, record["timestamp"], record["service"]["name"], str(record["extra"].get("digest")))
 
 

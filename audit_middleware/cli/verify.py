@@ -258,6 +258,8 @@ def _print(report: Report, *, given: bool) -> None:
     if report.counts.gaps:
         gaps = "1 gap" if report.counts.gaps == 1 else f"{report.counts.gaps} gaps"
         out.print(f"the log admits {gaps}: {report.counts.lost} records could not be kept")
+    if report.persons.words is not None:
+        out.print(shown(report.persons.words), soft_wrap=True)
     if report.findings:
         listing = table(None, "entry", "cause", "what", "where")
         for finding in report.findings:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ..policy.evaluate import Policy
+from ..policy.personal import in_words
 from ..policy.routes import RouteEntry
 from .activity import SEVERE
 from .checklist import Basis, Item, Line, Table, listed, ranked
@@ -216,10 +217,19 @@ def _content(basis: Basis) -> Item:
         (
             Line(f"{len(levels)} actions keep bodies"),
             Line(f"redacted besides the built-in names: {', '.join((*keys, *patterns)) or 'nothing'}"),
-            Line(f"sealed per person: {', '.join(policy.personal) or 'nothing'}"),
+            *_personal(policy),
         ),
         (Table(("action", "kept"), levels),) if levels else (),
     )
+
+
+def _personal(policy: Policy) -> Iterator[Line]:
+    """What of a record is treated as personal data. Nothing may be right: a person has to judge it."""
+    told = ", ".join(f"{path} ({in_words(how)})" for path, how in sorted(policy.personal.items()))
+    yield Line(f"personal data, treated before it is recorded: {told or 'nothing is declared'}")
+    stricter = [name for name in policy.actions if policy.personal_of(name) != policy.personal]
+    if stricter:
+        yield Line(f"more strictly in: {', '.join(stricter)}")
 
 
 def _tests(basis: Basis) -> Item:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ..model import ANONYMOUS, Frame, Json
+from ..persons import pseudonym
 from .tally import Tally
 
 KEPT = 50
@@ -131,6 +132,7 @@ class Activity:
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     self.unreadable += 1
                     continue
+                _name_by_token(entry)
                 self._follow_process(entry)
                 if (self.since is None or entry.timestamp >= self.since) and (
                     self.until is None or entry.timestamp < self.until
@@ -218,6 +220,12 @@ class Activity:
         if len(self.processes) >= KEPT * 20:
             name = min(self.processes, key=lambda one: self.processes[one].last)
             self.ended_silently.add(self.processes.pop(name).service)
+
+
+def _name_by_token(entry: Entry) -> None:
+    """One sealed person is one user, and what roles were sealed is no list of roles."""
+    entry.user_id = pseudonym(entry.user_id) or ""
+    entry.subject.roles = tuple("(sealed)" if pseudonym(role) != role else role for role in entry.subject.roles)
 
 
 def _moved_back(before: str, after: str) -> bool:

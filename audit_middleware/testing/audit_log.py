@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence.keys import create_log
+from ..evidence.masters import set_up
 from ..evidence.wellformed import check_record
 from ..ledger.canonical import decode
 from ..ledger.note import parse_vkey
 from ..ledger.report import Report
 from ..ledger.verify import verify
+from ..privacy.keys import open_keys
+from ..privacy.masters import open_master
+from ..privacy.opening import Opener
 from ..stores.journal import JournalStore
 from .faulty import Faults
 from .matching import Expectation, Found, explain
@@ -23,6 +28,7 @@ ORIGIN = "test.example/audit"
 Record = dict[str, Any]
 
 _LOOK_S, _GRACE_S = 0.01, 0.25
+_MARK = b".v1."  # in every text that stands for personal data
 _NAMED = ("outcome", "user", "resource", "cause", "rule")
 
 
@@ -42,6 +48,8 @@ class AuditLog:
         """Makes the log in ``folder``, which holds none."""
         self.path = folder / "audit"
         self.vkey = create_log(self.path, ORIGIN)
+        self._keys, self._master = f"{self.path}.subjects", f"file:{self.path}.master"
+        set_up(self.path, self._keys, self._master)  # where a service looks by default, if its policy says `personal:`
         self.key = Path(f"{self.path}.key")
         self.timeout = timeout
         self.environment = {"AUDIT_LOG": str(self.path), "AUDIT_KEY": str(self.key), "AUDIT_SERVICE": "test"}
@@ -62,7 +70,8 @@ class AuditLog:
     ) -> list[Record]:
         """The records with these fields, oldest first; `matching.Expectation` says how fields are named.
 
-        Waits for the records of requests that this process has answered. ``kind`` is ``outcome`` by default, so that
+        Waits for the records of requests that this process has answered. What a policy's ``personal:`` seals is opened:
+        fields have the values that were sealed. ``kind`` is ``outcome`` by default, so that
         control records (``control``; ``None`` for all) are not in the way.
         """
         asked = {"action": action, "decision": decision, "user": user, "kind": kind}
@@ -208,7 +217,15 @@ class AuditLog:
     def _catch_up(self) -> None:
         store = JournalStore.open(self.path, writable=False)
         for frame in store.frames(len(self._read)):
-            self._read += [decode(entry) for entry in frame.entries[len(self._read) - frame.first :]]
+            entries = frame.entries[len(self._read) - frame.first :]
+            read = [decode(entry) for entry in entries]
+            self._read += self._opened(read) if any(_MARK in entry for entry in entries) else read
+
+    def _opened(self, records: list[Record]) -> list[Record]:
+        """The records with the values that were sealed, committed values and others that do not open by their marks."""
+        with contextlib.closing(open_keys(self._keys, ORIGIN, open_master(self._master, ORIGIN))) as keys:
+            opener = Opener(keys, ORIGIN)
+            return [opener.opened(record) for record in records]
 
 
 def read_log(path: Path) -> list[Found]:

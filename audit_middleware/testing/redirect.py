@@ -22,7 +22,7 @@ Call = Callable[[AuditMiddleware, Scope, Receive, Send], Awaitable[None]]
 _CLOSE_S = 10.0
 
 
-_OUTSIDE = ("signing_key", "spool", "published", "publish_to", "trust")
+_OUTSIDE = ("signing_key", "spool", "published", "publish_to", "trust", "subject_keys", "master_key")
 """Settings that belong to the service's own log."""
 
 

@@ -44,13 +44,19 @@ class Kept:
         self.items.append(item)
 
     async def after(self, app: Any, path: Any) -> None:
-        """What the collector follows after so many requests and did not before."""
+        """What the collector follows from the items on after so many requests, and did not before."""
         gc.collect()
         gc.disable()
         try:
-            before = Counter(map(type, gc.get_objects()))
+            before = {id(one) for one in gc.get_objects()}
             for number in range(REQUESTS):
                 await app(scope(path(number)), receive, send)
-            self.seen = Counter(map(type, gc.get_objects())) - before
+            seen, left = set[int](), list(self.items)
+            while left:
+                one = left.pop()
+                if gc.is_tracked(one) and id(one) not in before and id(one) not in seen:
+                    seen.add(id(one))
+                    self.seen[type(one)] += 1
+                    left += gc.get_referents(one)
         finally:
             gc.enable()

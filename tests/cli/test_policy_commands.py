@@ -33,6 +33,7 @@ actions:
     deny:
       - {name: guests, when: {context.ip: {in_cidr: 10.9.0.0/16}}}
 """  # noqa: E501
+SOUND = f"{POLICY}personal: gdpr\n"
 TESTS = """\
 subjects: {ann: {id: u-1, roles: [clerk]}}
 tests: [{name: reading, subjects: [ann, nobody], actions: [invoice.read], expect: [{subject: ann, actions: {invoice.read: allow}}]}]
@@ -306,13 +307,24 @@ async def forgotten() -> None: ...
 
 def test_lint_finds_nothing_in_a_sound_policy(run: Run, policy: Path, tmp_path: Path) -> None:
     sarif = tmp_path / "lint.sarif"
+    policy.write_text(SOUND)
     code, out, _ = run("lint", policy, "--sarif", sarif)
     assert (code, out) == (0, f"{policy}: 0 findings\n")
     assert json.loads(sarif.read_text())["runs"][0]["results"] == []
 
 
+def test_a_note_of_lint_is_no_failure(run: Run, policy: Path, tmp_path: Path) -> None:
+    code, out, _ = run("lint", policy, "--sarif", tmp_path / "lint.sarif")
+    assert (code, out.splitlines()[-1]) == (0, f"{policy}: 1 finding")
+    assert out.startswith(f"{policy}:1: note: personal: nothing is declared to be personal data")
+    (result,) = json.loads((tmp_path / "lint.sarif").read_text())["runs"][0]["results"]
+    assert (result["level"], result["ruleId"]) == ("note", "personal-undeclared")
+    code, out, _ = run("lint", policy, "--json")
+    assert (code, json.loads(out)["holds"]) == (0, True)
+
+
 def test_lint_names_place_and_code(run: Run, policy: Path, tmp_path: Path) -> None:
-    policy.write_text(POLICY.replace("  admin: {inherits", "  ghost: {}\n  admin: {inherits"))
+    policy.write_text(SOUND.replace("  admin: {inherits", "  ghost: {}\n  admin: {inherits"))
     sarif = tmp_path / "lint.sarif"
     code, out, _ = run("lint", policy, "--sarif", sarif)
     assert code == 1
@@ -329,7 +341,7 @@ def test_lint_compares_with_an_application(
     run: Run, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "linted_service.py").write_text(APP)
-    policy.write_text(f"{POLICY}routes:\n  - {{match: GET /gone, exempt: nobody knows}}\n")
+    policy.write_text(f"{SOUND}routes:\n  - {{match: GET /gone, exempt: nobody knows}}\n")
     monkeypatch.chdir(tmp_path)
     code, out, _ = run("lint", policy, "--app", "linted_service:app", "--json")
     found = {item["code"]: item for item in json.loads(out)["findings"]}
@@ -380,6 +392,7 @@ def test_lint_finds_attributes_that_no_route_knows(
     run: Run, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sources_service.py").write_text(SOURCES)
+    policy.write_text(SOUND)
     monkeypatch.chdir(tmp_path)
     code, out, _ = run("lint", policy, "--app", "sources_service:app", "--json")
     [finding] = json.loads(out)["findings"]

@@ -43,9 +43,9 @@ def decided(
     rule = policy.actions.get(action)
     asked = {**context_of(facts), **context}
     resolved = Resolved(facts.action, rule) if rule is not None else Resolved(facts.action, cause="unknown_action")
-    facts.decision = decide(policy, resolved, subject, None, resource, asked, headers=facts.scope["headers"])
+    facts.decision = decide(policy, resolved, subject, None, resource, asked, headers=facts.headers)
     if rule is not None and (rule.reading or rule.required):
-        facts.inputs = take(rule, subject, resource, asked, facts.scope["headers"])
+        facts.inputs = take(rule, subject, resource, asked, facts.headers)
     facts.status = 200
     return facts
 

@@ -12,6 +12,7 @@ from audit_middleware.cli import app
 from example_app.app import create_app, guard
 from tests.example.conftest import serve
 from tests.kit import Log
+from tests.sealing.support import Sealed
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "checklist.md"
@@ -34,6 +35,7 @@ def structure(page: str) -> list[tuple[str, ...]]:
 
 def test_the_page_is_what_the_command_writes(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    Sealed(tmp_path, log).make_keys()
     monkeypatch.setenv("AUDIT_LOG", str(log.path))
     monkeypatch.setenv("BILLING_DATA", str(tmp_path / "data"))
     with serve(guard(create_app(tmp_path / "data"))) as client:

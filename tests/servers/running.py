@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tests.kit import Log, make_log
+from tests.kit import Log, make_log, steady_port
 from tests.servers.service import POLICY
 
 ROOT = Path(__file__).parents[2]
@@ -48,9 +48,7 @@ class Server:
         folder.mkdir(exist_ok=True)
         self.log: Log = make_log(folder)
         (folder / "policy.yaml").write_text(POLICY)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = steady_port()
         self.output = folder / "output"
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", *COMMANDS[name], "--host", "127.0.0.1", "--port", str(self.port), *more]

@@ -20,6 +20,7 @@ from audit_middleware.archives.local import Folder
 from audit_middleware.ledger import tiles, tree
 from audit_middleware.ledger.checkpoint import open_checkpoint
 from audit_middleware.web.tiles import serve_tiles
+from tests.kit import steady_port
 from tests.publish.support import files, numbered, publish
 from tests.stores.samples import ORIGIN, VERIFIERS, new_journal, small
 
@@ -35,9 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(root: Path) -> Iterator[int]:
     """The server as an operator starts it; stopped by its process ID."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        chosen = int(probe.getsockname()[1])
+    chosen = steady_port()
     command = [sys.executable, "-m", "audit_middleware", "serve", str(root), "--port", str(chosen)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
