@@ -9,7 +9,7 @@ import json
 import os
 import random
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from audit_middleware.persons import Person, SubjectKey
 from audit_middleware.stores.journal import JournalStore
 
 ORIGIN = "example.com/test"
+
+Run = Callable[..., tuple[int, str, str]]
+"""A command in this process, by its arguments: exit code, output, errors; the fixture `run`."""
 
 
 @dataclass

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from ..frameworks.inventory import list_routes
-from ..model import Record
 from ..pipeline.inventory import Inventory, examine
 from ..policy.json_schema import policy_schema, policy_test_schema
+from ..schema import Record
 from .imports import PREDICATES, load_policy, load_router
 from .output import DOES_NOT_HOLD, HOLDS, out, print_json, row, table
 from .reports import junit, sarif

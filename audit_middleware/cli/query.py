@@ -17,8 +17,8 @@ import typer
 from ..errors import EntriesPruned
 from ..evidence.erasures import erased_by
 from ..ledger.canonical import decode
-from ..model import Record
 from ..protocols import LogStore
+from ..schema import Record
 from ..stores.index import Filters
 from ..stores.opening import Index, Store, open_index, open_log, open_watch, origin_of
 from .log import LOG

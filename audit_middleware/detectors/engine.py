@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from ..errors import ConfigError
 from ..formats.facts import micros
 from ..formats.text import canonical
-from ..model import ANONYMOUS, SCHEMA_VERSION, Record
+from ..model import ANONYMOUS, SCHEMA_VERSION
 from ..persons import pseudonym
+from ..schema import Record
 from .condition import decided
 from .fields import View, rfc3339
 from .finding import Finding, finding_id

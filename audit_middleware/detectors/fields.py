@@ -21,10 +21,10 @@ from pydantic import BaseModel
 
 from ..formats import ecs
 from ..formats.facts import LEVELS, address
-from ..model import Record
 from ..persons import pseudonym, token_of
 from ..privacy.outgoing import NAMING, SEALED, outgoing
 from ..privacy.sealed import place_of
+from ..schema import Record
 
 __all__ = ["ECS", "Field", "Taxonomy", "View", "field", "known_names"]
 

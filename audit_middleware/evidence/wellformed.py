@@ -1,6 +1,6 @@
 """Check 2 of a verification: an entry is canonical and a record of the published schema.
 
-The schema exists once, as the pydantic models of `model`. Validating with them costs 10 us and more an entry; here a
+The schema exists once, as the pydantic models of `schema`. Validating with them costs 10 us and more an entry; here a
 decoder is derived from the same models that does the same work in one C pass over many entries, and encoding what it
 read again shows whether the bytes are canonical: its members are declared in the order of their names. It only ever
 says yes. Whatever it does not take is looked at again by `canonical.decode` and the models, which have the last word
@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import RecordError
 from ..ledger.canonical import MAX_ENTRY, MAX_INTEGER, decode, suspicious
-from ..model import MAX_SEALED, MAX_TEXT, Record
+from ..schema import MAX_SEALED, MAX_TEXT, Record
 
 
 def check_record(entry: bytes) -> Any:

@@ -1,6 +1,6 @@
 """Step 5: from facts to one canonical record. Redaction and truncation happen here, before anything is hashed.
 
-Runs in the writer's thread, once per record. The shape is `audit_middleware.model.Record`; a test validates what is
+Runs in the writer's thread, once per record. The shape is `audit_middleware.schema.Record`; a test validates what is
 built here against it. Whatever a client sent is bounded text by the time it is in a record, and a record that is too
 large for an entry loses captured content, never its core.
 """

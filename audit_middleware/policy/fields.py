@@ -1,4 +1,4 @@
-"""The fields of a record that a policy may treat as personal data: read off `model.Record`, not listed again.
+"""The fields of a record that a policy may treat as personal data: read off `schema.Record`, not listed again.
 
 What can be treated is what may hold somebody's data and has a place for a sealed text: texts, lists, objects and JSON.
 Numbers and words of a closed set name nobody. What else stays readable, because a log that hid it could not be read,
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from ..errors import PolicyError
-from ..model import Record
 from ..persons import Treatment
+from ..schema import Record
 from .findings import nearest
 
 __all__ = ["ALIASES", "FIELDS", "PARTS", "READABLE", "TOKENS", "Shape", "canonical_path", "leaves", "problem"]

@@ -1,7 +1,7 @@
 """Where personal data stands in a record: what a policy declares, compiled to be walked once per record.
 
 A declared path may be a field, a member of a JSON field, or a part of the record (``request.body``), which stands for
-all in it that can hold a text. Fields are read off `model.Record`: an object that is replaced becomes
+all in it that can hold a text. Fields are read off `schema.Record`: an object that is replaced becomes
 ``{"personal": text}``, a list ``[text]``, anything else the text.
 """
 
@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from ..model import Json, Record
+from ..model import Json
 from ..persons import HOWS, Personal, Treatment
+from ..schema import Record
 
 __all__ = ["BODY", "INPUTS", "RESOURCE_ID", "USER_ID", "Hide", "Node", "Plan", "Rule", "is_empty", "walk"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..model import Record
+from ..schema import Record
 
 Found = tuple[int, dict[str, Any]]
 """A record and its index in the log."""

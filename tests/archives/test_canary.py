@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from audit_middleware.archives.canary import CanaryReport, examine
 from audit_middleware.archives.s3 import S3Archive
-from audit_middleware.cli import main
 from tests.archives.serving import Asked, Proxy, Server, make_bucket
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.kit import Run
 
 ALL = {
     "delete_version",
@@ -38,23 +32,6 @@ HARMLESS = {"overwrite", "delete_marker", "change_default"}
 
 def showing(report: CanaryReport, shows: str) -> set[str]:
     return {one.name for one in report.attempts if one.shows == shows}
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: exit code, output, errors."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return command
 
 
 def test_a_lock_that_holds(s3: S3Archive) -> None:

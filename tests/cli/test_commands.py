@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ import pytest
 from fastapi import FastAPI
 
 from audit_middleware import AuditMiddleware, Subject, action, annotate
-from audit_middleware.cli import main
 from audit_middleware.protocols import Scope
-from tests.kit import Log, Running, call, make_log, write_policy
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.kit import Log, Run, Running, call, make_log, write_policy
 
 POLICY = """
 roles: {clerk: {}}
@@ -80,23 +76,6 @@ def filled(tmp_path: Path) -> tuple[Log, list[str]]:
     """A log with four reads, a denial, and a path that would like to colour a terminal."""
     log = make_log(tmp_path)
     return log, asyncio.run(_fill(service(tmp_path, log)))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: exit code, output, errors."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from audit_middleware.model import Record as RecordModel
+from audit_middleware.schema import Record as RecordModel
 
 Record = dict[str, Any]
 INSTANCE = "web-1:4242:9f3c21aa"

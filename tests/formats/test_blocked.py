@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audit_middleware.formats import FORMATS
-from audit_middleware.model import Record
+from audit_middleware.schema import Record
 from tests.formats.records import RECORDS
 from tests.formats.schema_files import errors, ocsf_schema, published
 

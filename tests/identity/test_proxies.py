@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from audit_middleware.errors import ConfigError
 from audit_middleware.identity.proxies import ClientAddress
-from audit_middleware.model import ForwardedPart
+from audit_middleware.schema import ForwardedPart
 
 PROXIES = ["10.0.0.0/24", "2001:db8:ffff::/48"]
 Client = tuple[str, int | None] | None

@@ -21,7 +21,7 @@ from audit_middleware.evidence.wellformed import check_record
 from audit_middleware.ledger import canonical
 from audit_middleware.ledger.counters import ActionIds, Counters, Facts, last_bits
 from audit_middleware.ledger.told import Collector, Told, facts_of
-from audit_middleware.model import Record
+from audit_middleware.schema import Record
 from tests.stores.samples import batches, entry, record, small
 
 

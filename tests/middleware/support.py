@@ -13,7 +13,7 @@ from audit_middleware.errors import RecordError
 from audit_middleware.ledger.note import parse_vkey
 from audit_middleware.ledger.verify import Report, verify
 from audit_middleware.middleware import AuditMiddleware
-from audit_middleware.model import Record
+from audit_middleware.schema import Record
 from audit_middleware.stores.journal import JournalStore
 from tests.kit import ORIGIN, Answer, Log, Running, make_log, write_policy
 

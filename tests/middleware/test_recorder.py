@@ -17,13 +17,14 @@ import pytest
 from audit_middleware.context import Correlation, Notes
 from audit_middleware.errors import RecordError
 from audit_middleware.ledger import canonical
-from audit_middleware.model import NOBODY, Action, Decision, Found, Record, Resource, Source, Subject
+from audit_middleware.model import NOBODY, Action, Decision, Found, Resource, Source, Subject
 from audit_middleware.pipeline import record as module
 from audit_middleware.pipeline.facts import NOT_DECIDED, Capture, Facts, Intent
 from audit_middleware.pipeline.inputs import MISSING
 from audit_middleware.pipeline.kept import Kept
 from audit_middleware.pipeline.record import Recorder, Service
 from audit_middleware.privacy.redact import Redactor
+from audit_middleware.schema import Record
 
 AT = 1_767_268_800_123_456_789
 TEXTS = (

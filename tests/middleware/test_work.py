@@ -15,7 +15,7 @@ from audit_middleware import AuditMiddleware, Resource, Subject, record
 from audit_middleware.errors import ConfigError
 from audit_middleware.ledger.note import parse_vkey
 from audit_middleware.ledger.verify import verify
-from audit_middleware.model import Record
+from audit_middleware.schema import Record
 from audit_middleware.stores.journal import JournalStore
 from tests.kit import ORIGIN, Log, Running, write_policy
 

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from audit_middleware.cli import main
 from audit_middleware.evidence.keys import signers_of
 from audit_middleware.pipeline.seal import make_sealer
 from audit_middleware.signing import read_key_file
 from audit_middleware.stores.opening import open_log, place_of
+from tests.kit import Run
 from tests.postgres.server import PASSWORD
 from tests.stores.samples import entry
 
 if TYPE_CHECKING:
     from tests.postgres.conftest import Database
 
-Run = Callable[..., tuple[int, str, str]]
 ORIGIN = "audit.example.com/commands"
 COUNT = 40
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """The command in this process: exit code, output, errors. The host's folder is in ``AUDIT_STATE``."""
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """The same with the host's folder in ``AUDIT_STATE``; whatever a command prints, it is no password."""
     monkeypatch.setenv("AUDIT_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("AUDIT_RECORD_READS", raising=False)
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert PASSWORD not in captured.out + captured.err
-        return code, captured.out, captured.err
+        code, out, err = run(*arguments)
+        assert "Traceback" not in err
+        assert PASSWORD not in out + err
+        return code, out, err
 
     return command
 

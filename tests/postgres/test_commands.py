@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from audit_middleware.evidence.keys import new_key
-from tests.postgres.commands import COUNT, ORIGIN, Run, fill
+from tests.kit import Run
+from tests.postgres.commands import COUNT, ORIGIN, fill
 from tests.postgres.conftest import Database
 from tests.postgres.server import PASSWORD
 from tests.servers.running import PATIENCE, ROOT, until

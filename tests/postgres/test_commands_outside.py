@@ -11,7 +11,8 @@ import pytest
 from audit_middleware.ledger.submission import SIZE_TYPE
 from audit_middleware.ledger.trust import parse_policy
 from audit_middleware.stores.opening import open_log, place_of
-from tests.postgres.commands import COUNT, ORIGIN, Run, fill
+from tests.kit import Run
+from tests.postgres.commands import COUNT, ORIGIN, fill
 from tests.postgres.conftest import Database
 from tests.stores.samples import entries_of
 from tests.timestamps.support import Authority, make_authority, stamping

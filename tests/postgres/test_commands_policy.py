@@ -20,9 +20,8 @@ from audit_middleware import AuditMiddleware, action
 from audit_middleware.evidence.keys import create_log
 from audit_middleware.stores.opening import place_of
 from tests.detectors.support import detection
-from tests.kit import Running, call, write_policy
+from tests.kit import Run, Running, call, write_policy
 from tests.middleware.service import identify
-from tests.postgres.commands import Run
 from tests.postgres.conftest import Database
 from tests.servers.running import PATIENCE, ROOT
 

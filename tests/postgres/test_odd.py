@@ -18,8 +18,8 @@ from audit_middleware.errors import ConfigError, LogUnavailable
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.stores.columns import Filters
 from audit_middleware.stores.postgres import PostgresIndex, PostgresStore, initialise
+from tests.kit import Run
 from tests.postgres.commands import ORIGIN as LOG
-from tests.postgres.commands import Run
 from tests.postgres.conftest import Database
 from tests.postgres.server import PASSWORD, PostgresServer, binaries
 from tests.stores.samples import CREATED, ORIGIN, SEAL, SIGNER, VKEY, assert_holds, entries_of, entry, small

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from audit_middleware.ledger.canonical import encode
-from audit_middleware.model import Record
 from audit_middleware.persons import Person, Treatment
 from audit_middleware.privacy.covering import About, about, withheld
 from audit_middleware.privacy.opening import Opener, shown
 from audit_middleware.privacy.places import Plan
 from audit_middleware.privacy.sealed import Mark, commitment, parse, place_of, text_of
 from audit_middleware.privacy.sealing import Sealing
+from audit_middleware.schema import Record
 from tests.kit import ORIGIN, MemoryKeys
 
 ACTION_ID = "01900000-0000-7000-8000-000000000001"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from audit_middleware.cli import main
 from audit_middleware.errors import ConfigError, MasterKeyError, SubjectKeysError
 from audit_middleware.evidence.masters import rotate
 from audit_middleware.ledger.canonical import decode
@@ -18,29 +15,10 @@ from audit_middleware.privacy.keys import open_keys
 from audit_middleware.privacy.masters import open_master
 from audit_middleware.settings import Settings, load_settings
 from audit_middleware.stores.opening import open_log, place_of
-from tests.kit import ORIGIN, Log, make_log
+from tests.kit import ORIGIN, Log, Run, make_log
 from tests.postgres.conftest import Database
 from tests.postgres.server import PASSWORD
 from tests.privacy.keying import user
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: exit code, output, errors."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return command
 
 
 def test_a_store_is_made_once(log: Log, run: Run) -> None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from audit_middleware.evidence.reperform import Policies, reperform
 from audit_middleware.ledger.canonical import decode, encode
-from audit_middleware.model import Record, Resource, Subject
+from audit_middleware.model import Resource, Subject
 from audit_middleware.pipeline.inputs import MAX_INPUTS
 from audit_middleware.policy.evaluate import Policy
 from audit_middleware.policy.load import loads
 from audit_middleware.privacy.redact import Redactor
+from audit_middleware.schema import Record
 from tests.policy.generated import attributes, policies, resources, subjects
 from tests.reperform.support import AT, again, decided, read_back, summary, written
 

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit_middleware.cli import main
 from audit_middleware.errors import ConfigError
 from audit_middleware.evidence import prune as prune_module
 from audit_middleware.ledger.canonical import decode
 from audit_middleware.stores.journal import JournalStore
-from tests.kit import Log
+from tests.kit import Log, Run
 from tests.retention.support import DAY_90, clock, dated, fill, moment
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: exit code, output, errors."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit-middleware", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture

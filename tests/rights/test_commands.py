@@ -17,7 +17,7 @@ from audit_middleware.persons import Person
 from audit_middleware.privacy.sealed import parse
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.stores.memory import MemoryStore
-from tests.rights.conftest import Run
+from tests.kit import Run
 from tests.rights.support import ALICE, BASIS, BECAUSE, key_of, serve, verified
 from tests.sealing.support import Sealed
 from tests.stores.samples import ORIGIN, SEAL, entry

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.kit import Log
+from tests.kit import Log, Run
 from tests.postgres.conftest import Database
 from tests.privacy.keying import found_in
-from tests.rights.conftest import Run
 from tests.rights.support import BASIS, BECAUSE, app, ask, identify, key_of, serve, verified
 from tests.sealing.support import Sealed
 

@@ -31,10 +31,9 @@ from audit_middleware.stores.opening import open_log, place_of
 from audit_middleware.stores.postgres import PostgresStore
 from tests.blocking.support import EVERYTHING, storm_rules
 from tests.followers.serving import Handler, served
-from tests.kit import ORIGIN, Log
+from tests.kit import ORIGIN, Log, Run
 from tests.middleware.support import eventually
 from tests.postgres.conftest import Database
-from tests.rights.conftest import Run
 from tests.rights.support import BASIS, BECAUSE, verified
 from tests.sealing.support import Sealed
 from tests.sealing.test_nothing_in_clear import POLICY, Marked, exercise, identify_as, marked_app

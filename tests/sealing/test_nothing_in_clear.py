@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse
 
 from audit_middleware import Resource, Subject, action, annotate, record
 from audit_middleware.errors import LogUnavailable
-from audit_middleware.model import Record, Source
+from audit_middleware.model import Source
+from audit_middleware.schema import Record
 from audit_middleware.stores.columns import Filters
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.stores.opening import open_index, open_log

@@ -14,8 +14,8 @@ from audit_middleware.ledger import canonical, note
 from audit_middleware.ledger.examine import RawFrame
 from audit_middleware.ledger.report import Report
 from audit_middleware.ledger.verify import verify
-from audit_middleware.model import Record
 from audit_middleware.pipeline.append import make_sealer
+from audit_middleware.schema import Record
 from audit_middleware.signing import Ed25519Signer
 from audit_middleware.stores.journal import JournalStore
 
