@@ -1,6 +1,6 @@
 """What a middleware adds to a request, in process: ``python -m bench.added_time``.
 
-The same application bare, behind us (everything on, a durable log) with narrowing and without, and behind peers: 60 and
+The same application bare, behind us (everything on, a durable log) narrowed more and less, and behind peers: 60 and
 600 routes, 1 to 4 levels of included routers, plain Starlette, and what the decision is. No server and no sockets, so
 the difference is the middleware alone. Three measures: the time a request takes while the writer's thread runs beside
 it; the processor time of the event loop's thread, which is what a request's path costs; and that of the whole process
@@ -20,7 +20,7 @@ from bench import OURS, peers
 from bench.apps import guard, marked
 from bench.drive import REQUESTS, Driver
 from bench.measure import Case, Result, finish, parser, take_turns
-from bench.services import WHOLE, application, path_of, plain, stop, variant
+from bench.services import NARROWING, application, path_of, plain, stop, variant
 
 ROUNDS = 11
 METRICS = {"wall": "time", "loop": "event loop's processor time", "cpu": "processor time with all threads"}
@@ -43,13 +43,12 @@ class Bench:
         self._made += 1
         return self.folder / str(self._made)
 
-    def three(self, make: Callable[..., Any], routes: int) -> dict[str, Any]:
-        """An application bare and behind us, narrowed and not."""
-        return {
-            "bare": make(),
-            OURS: guard(make(mark=marked), self.place(), routes),
-            WHOLE: guard(make(mark=marked), self.place(), routes, narrow=False),
+    def sides(self, make: Callable[..., Any], routes: int) -> dict[str, Any]:
+        """An application bare and behind us, narrowed more and less."""
+        ours = {
+            name: guard(make(mark=marked), self.place(), routes, narrow=narrow) for name, narrow in NARROWING.items()
         }
+        return {"bare": make()} | ours
 
     def cases(self, name: str, sides: Sides, path: Callable[[int], str], status: int = 200) -> list[Case]:
         """One case for each of `METRICS`."""
@@ -73,15 +72,15 @@ def measure(bench: Bench, *, quick: bool = False) -> list[Case]:
     """All cases of this file."""
     cases: list[Case] = []
     for routes in (60, 600):
-        sides = bench.three(partial(application, routes), routes)
+        sides = bench.sides(partial(application, routes), routes)
         for name in peers.PEERS if routes == 60 else [name for name in ("OpenTelemetry",) if name in peers.PEERS]:
             sides[name] = variant(name, bench.place(), routes)
         cases += bench.cases(f"FastAPI, {routes} routes", sides, partial(path_of, routes=routes))
     for levels in (2, 4) if quick else (1, 2, 3, 4):
-        sides = bench.three(partial(application, 60, levels), 60)
+        sides = bench.sides(partial(application, 60, levels), 60)
         cases += bench.cases(f"60 routes, {levels} include levels", sides, partial(path_of, routes=60, levels=levels))
     for routes in (60, 600):
-        sides = bench.three(partial(plain, routes), routes)
+        sides = bench.sides(partial(plain, routes), routes)
         cases += bench.cases(f"Starlette, {routes} routes in mounts", sides, partial(path_of, routes=routes))
     path = partial(path_of, routes=60)
     sides = {"bare": application()} | {

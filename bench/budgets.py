@@ -18,7 +18,7 @@ from bench.measure import shown
 from bench.memory import IDLE
 from bench.queries import COMMAND, PLAIN
 from bench.sealing import THREE
-from bench.services import WHOLE
+from bench.services import UNTOUCHED, WHOLE
 from bench.verify import HASHED, ONE, TWO
 
 BEGIN, END = "<!-- budgets: begin -->", "<!-- budgets: end -->"
@@ -87,13 +87,17 @@ def added(rounds: Rounds, base: str) -> Rounds:
     }
 
 
-def _uvicorn(what: str, routes: int, metric: str, side: str, budget: float | None, *, least: bool) -> Row:
-    case = f"uvicorn, {routes} routes, 16 connections: {metric}"
+def _uvicorn(
+    what: str, routes: int, metric: str, side: str, budget: float | None, *, least: bool, last: bool = False
+) -> Row:
+    case = f"uvicorn, {'the last of ' if last else ''}{routes} routes, 16 connections: {metric}"
     return Row(what, "throughput", case, side, "", budget, least, ratio)
 
 
-def _in_process(what: str, routes: int, side: str, budget: float, *, exclusive: bool = False) -> Row:
-    case = f"FastAPI, {routes} routes: time"
+def _in_process(
+    what: str, routes: int, side: str, budget: float | None, *, exclusive: bool = False, measured: str = "time"
+) -> Row:
+    case = f"FastAPI, {routes} routes: {measured}"
     return Row(what, "added_time", case, side, " µs", budget, told=added, exclusive=exclusive)
 
 
@@ -106,15 +110,23 @@ def _durable(processes: int, side: str, budget: float | None, *, late: bool = Fa
 
 
 ROWS: tuple[Row, ...] = (
-    _uvicorn("uvicorn, 60 routes: throughput to the bare app's", 60, "throughput", OURS, 1.15, least=True),
-    _uvicorn("the same, narrowing off", 60, "throughput", WHOLE, 0.92, least=True),
-    _uvicorn("uvicorn, 600 routes: throughput to the bare app's", 600, "throughput", OURS, None, least=True),
-    _uvicorn("p99 at 16 connections, 60 routes, to the bare app's", 60, "p99 latency", OURS, 1.05, least=False),
-    _uvicorn("p99 at 16 connections, 600 routes, to the bare app's", 600, "p99 latency", OURS, 1.05, least=False),
+    _uvicorn("uvicorn, 60 routes asked evenly: throughput to the bare app's", 60, "throughput", OURS, 1.15, least=True),
+    _uvicorn("the same, routers not narrowed", 60, "throughput", UNTOUCHED, 0.92, least=True),
+    _uvicorn("the same, nothing narrowed", 60, "throughput", WHOLE, 0.92, least=True),
+    _uvicorn("uvicorn, the last of 60 routes: throughput to the bare app's", 60, "throughput", OURS, 1.15, least=True,
+        last=True),
+    _uvicorn("uvicorn, 600 routes asked evenly: throughput to the bare app's", 600, "throughput", OURS, None,
+        least=True),
+    _uvicorn("p99 at 16 connections, 60 routes asked evenly, to the bare app's", 60, "p99 latency", OURS, 1.05,
+        least=False),
+    _uvicorn("the same, 600 routes", 600, "p99 latency", OURS, 1.05, least=False),
     _in_process("added to a request in process, 60 routes", 60, OURS, 0.0, exclusive=True),
     _in_process("added to a request in process, 600 routes", 600, OURS, 0.0, exclusive=True),
-    _in_process("the same, narrowing off, 60 routes", 60, WHOLE, 30.0),
-    _in_process("the same, narrowing off, 600 routes", 600, WHOLE, 30.0),
+    _in_process("the same, processor time of all threads, 60 routes", 60, OURS, None,
+        measured="processor time with all threads"),
+    _in_process("the same, routers not narrowed, 60 routes", 60, UNTOUCHED, 30.0),
+    _in_process("the same, routers not narrowed, 600 routes", 600, UNTOUCHED, 30.0),
+    _in_process("the same, nothing narrowed, 60 routes", 60, WHOLE, 30.0),
     Row("policy decision by role", "decisions", "a decision", BY_ROLE, " µs", 1.0),
     Row("policy decision with three conditions", "decisions", "a decision", BY_CONDITION, " µs", 5.0),
     _durable(1, JOURNAL, 80_000),

@@ -1,12 +1,13 @@
 """What a process does that is measured from outside; it imports nothing that its side does not need.
 
-``python -m bench.inside serve|start|verify ...``; see `memory` and `startup`.
+``python -m bench.inside prepare|serve|start|verify ...``; see `memory` and `startup`.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -14,18 +15,29 @@ from pathlib import Path
 
 
 def resident() -> dict[str, float]:
-    """MB of this process: now, and at most so far."""
+    """MB of this process: now, at most so far, and what of the present is its own: no page of a file, which processes
+    on one host share."""
     found = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {name: int(found[key].split()[0]) / 1024 for name, key in (("resident", "VmRSS"), ("peak", "VmHWM"))}
+    keys = {"resident": "VmRSS", "peak": "VmHWM", "own": "RssAnon"}
+    return {name: int(found[key].split()[0]) / 1024 for name, key in keys.items()}
+
+
+def prepare(variant: str, folder: str) -> None:
+    """Makes what a service finds when it starts: its log, key and policy."""
+    from bench import services
+
+    services.variant(variant, Path(folder))
 
 
 def serve(variant: str, requests: int) -> dict[str, float]:
-    """Memory after so many requests."""
+    """Memory after so many requests. What only the making of a log needs is another process's."""
     from bench import services
     from bench.drive import Driver
 
-    with tempfile.TemporaryDirectory(prefix="audit-bench-") as folder:
-        app, driver = services.variant(variant, Path(folder) / "app"), Driver()
+    with tempfile.TemporaryDirectory(prefix="audit-bench-") as parent:
+        folder = Path(parent) / "app"
+        subprocess.run([sys.executable, "-m", "bench.inside", "prepare", variant, str(folder)], check=True)
+        app, driver = services.variant(variant, folder), Driver()
         for _ in range(max(1, requests // 500)):
             driver.run(app, partial(services.path_of, routes=60), min(requests, 500))
         gc.collect()
@@ -57,7 +69,9 @@ def verify(path: str) -> dict[str, float]:
 
 def main(what: str, *arguments: str) -> None:
     """Runs one of them."""
-    if what == "start":
+    if what == "prepare":
+        prepare(*arguments)
+    elif what == "start":
         start(arguments[0], arguments[1], int(arguments[2]))
     else:
         told = serve(arguments[0], int(arguments[1])) if what == "serve" else verify(arguments[0])

@@ -1,8 +1,8 @@
 """How much memory: ``python -m bench.memory [--entries 5000000]``.
 
 Each side is a process of its own: the application with 60 routes after 2,000 requests, bare, behind us and behind
-peers (resident memory when all is written); and the verification of a log with one process, whose peak
-must not grow with the log: once, as it takes long and hardly varies.
+peers (resident memory when all is written, and that without pages of files, which workers on one host share); and the
+verification of a log with one process, whose peak must not grow with the log: once, as it takes long and hardly varies.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def main() -> None:
     name = f"a service after {requests:,} requests"
     cases = [
         Case(f"{name}: resident", "MB", "bare", served["resident"], unranked=("bare",)),
+        Case(f"{name}: its own", "MB", "bare", served["own"], unranked=("bare",)),
         Case("verification: peak", "MB", IDLE, peak, unranked=(IDLE,)),
     ]
     options = {"requests": requests, "entries": size}

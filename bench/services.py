@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from starlette.routing import Mount, Route
 from bench import OURS, peers
 
 ROUTERS = 5
-WHOLE = f"{OURS}, not narrowed"
+UNTOUCHED, WHOLE = f"{OURS}, routers not narrowed", f"{OURS}, nothing narrowed"
+NARROWING: Mapping[str, Any] = {OURS: True, UNTOUCHED: "guard", WHOLE: False}
+"""Our sides, and their setting ``narrow``."""
 
 Mark = Callable[[str], Callable[[Any], Any]]
 """``mark(name)`` decorates a handler with its action."""
@@ -85,10 +87,10 @@ def create() -> FastAPI:
 
 def variant(name: str, folder: Path, routes: int = 60) -> FastAPI:
     """The FastAPI application bare, behind us, or behind one of the peers."""
-    if name.startswith(OURS):
+    if name in NARROWING:
         from bench.apps import guard, marked
 
-        return guard(application(routes, mark=marked), folder, routes, narrow=name != WHOLE)
+        return guard(application(routes, mark=marked), folder, routes, narrow=NARROWING[name])
     app = application(routes)
     if name != "bare":
         peers.PEERS[name](app, folder, routes)

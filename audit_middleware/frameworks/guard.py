@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from inspect import isfunction, ismethod
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.responses import JSONResponse
@@ -27,15 +27,18 @@ from .starlette import PREFIX, find, has_own_loop, inner_router
 GATE = "audit_middleware.gate"
 """Scope key: the request's gate, set by the audit middleware."""
 
+Narrowing = bool | Literal["guard"]
+
 _NOTHING = Found("not_found")
 _DENIAL_RESPONSE = "websocket.http.response"
 _OUTSIDE = Refusal(503, "This route is guarded, and the request did not pass the audit middleware.")
 
 
-def install(router: Router, *, narrow: bool = True) -> None:
+def install(router: Router, *, narrow: Narrowing = True) -> None:
     """Guards a router and every router reachable from it through mounts and hosts. Idempotent.
 
-    ``narrow``: let each router look at those routes only that could match; see `narrow`.
+    ``narrow``: who looks at those routes only that could match (see `narrow`): ``True``, guards and routers;
+    ``"guard"``, guards alone, so that each router runs as it would without us; ``False``, nobody.
 
     Raises:
         ConfigError: a router hides its match loop behind middleware or a call of its own, so nothing can stand in
@@ -48,7 +51,7 @@ def install(router: Router, *, narrow: bool = True) -> None:
             f"{type(router).__name__} has a __call__ of its own, which may go around a guard; its routes cannot be "
             "guarded. Put what it does into middleware."
         )
-    guard = RouterGuard(router, Narrower(router) if narrow and not has_own_loop(router) else None)
+    guard = RouterGuard(router, narrow)
     if router.middleware_stack == router.app:
         router.middleware_stack = guard
     else:
@@ -94,9 +97,10 @@ def _inner_routers(router: Router) -> list[Router]:
 class RouterGuard:
     """Asks the gate before the router runs, then lets the router run exactly what was found."""
 
-    def __init__(self, router: Router, narrower: Narrower | None) -> None:
+    def __init__(self, router: Router, narrow: Narrowing) -> None:
         self.router = router
-        self._narrower = narrower
+        self._narrow = narrow
+        self._narrower = Narrower(router) if narrow and not has_own_loop(router) else None
         self._whole = Narrowed(router)
         self.inner: ASGIApp = router.app
 
@@ -117,6 +121,8 @@ class RouterGuard:
             return
         if gate.replay is not None:  # a rule read the body: the router gets the same messages again
             receive, gate.replay = gate.replay, None
+        if self._narrow == "guard":  # the router looks at all of its routes, and is held to what was found
+            narrowed, answer = self._whole, None
         held = hold(scope, found, gate, answer)
         if "router" not in held:
             held["router"] = self.router  # as the router itself would do it; a narrowed one is nobody's
@@ -126,7 +132,7 @@ class RouterGuard:
             await narrowed.router.app(held, receive, send)
             return
         # Idempotent; a router mounted after the start is guarded from its first request on.
-        install(found.inner, narrow=self._narrower is not None)
+        install(found.inner, narrow=self._narrow)
         above = held.get(PREFIX)
         held.lead(found.template)
         try:
@@ -185,9 +191,11 @@ class HeldScope(dict[str, Any]):
         return self
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        if key not in self:
+        try:  # a router of FastAPI's asks at every route
+            return self[key]
+        except KeyError:
             self[key] = default
-        return self[key]
+            return default
 
     def __delitem__(self, key: str) -> None:
         super().__delitem__(key)

@@ -6,9 +6,9 @@ Right for a listing, not for enforcement: what runs is asked of the router at ea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
 
@@ -23,8 +23,7 @@ _SAMPLES = {"str": "zq7w", "path": "zq7w", "int": "1", "float": "1.5", "uuid": "
 _CLASS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 
 
-@dataclass(frozen=True, slots=True)
-class RouteInfo:
+class RouteInfo(msgspec.Struct, frozen=True):
     """One route and method. ``method`` is ``*`` for any, ``WS`` for a WebSocket; ``problem`` names what is wrong."""
 
     template: str

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NamedTuple
 
+import msgspec
 from starlette._utils import get_route_path  # private, and what every router's own match loop uses
 from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute, compile_path
 
@@ -56,14 +56,13 @@ class NotNarrowable(Exception):
     """The router holds something whose matching is not known."""
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(msgspec.Struct):
     """What is known of the segments so far: routes that end here, and routes that match whatever follows."""
 
-    literals: dict[str, _Node] = field(default_factory=dict)
+    literals: dict[str, _Node] = msgspec.field(default_factory=dict)
     parameter: _Node | None = None
-    ends: list[Position] = field(default_factory=list)
-    rests: list[Position] = field(default_factory=list)
+    ends: list[Position] = msgspec.field(default_factory=list)
+    rests: list[Position] = msgspec.field(default_factory=list)
 
 
 class _State:
@@ -81,8 +80,7 @@ class _State:
         self.slashed: Narrowed | None = None  # and with a slash
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(msgspec.Struct):
     """A router's list, or what an included router sees of it; nested ones are levels again."""
 
     node: Any

@@ -7,7 +7,7 @@ the writer's thread. Nothing here may be mutated once the request is finished.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -34,13 +34,12 @@ class Resolved(msgspec.Struct, frozen=True, gc=False):
     detail: str | None = None
 
 
-@dataclass(slots=True)
-class Capture:
+class Capture(msgspec.Struct):
     """A bounded copy of a body on its way: at most ``limit`` bytes are kept, all are counted and hashed."""
 
     limit: int
     content_type: str | None = None
-    kept: bytearray = field(default_factory=bytearray)
+    kept: bytearray = msgspec.field(default_factory=bytearray)
     size: int = 0
     digest: Any = None
     complete: bool = False
@@ -54,8 +53,7 @@ class Capture:
             self.kept += chunk[:room]
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """A place among the requests in flight that one limit counts."""
 
     store: LimitStore
@@ -170,17 +168,26 @@ def resource_of(action: Action | None, params: Mapping[str, Any]) -> Resource:
     """
     if action is None or action.resource is None:
         return Resource(properties=params)
-    kind, _, template = action.resource.partition("/")
+    kind, template, name = _parts(action.resource)
     if not template:
         return Resource(kind, None, params)
+    if name and type(text := params.get(name)) is str:
+        return Resource(kind, text, params)
     try:
         return Resource(kind, template.format_map({key: str(value) for key, value in params.items()}), params)
     except (KeyError, ValueError, IndexError):
         return Resource(kind, None, params)
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+@lru_cache(4096)
+def _parts(resource: str) -> tuple[str, str, str]:
+    """The type, the template of the id, and the parameter that it is, where it is but one."""
+    kind, _, template = resource.partition("/")
+    name = template[1:-1] if template[:1] == "{" and template[-1:] == "}" else ""
+    return kind, template, name if name.isidentifier() else ""
+
+
+class Intent(msgspec.Struct, frozen=True):
     """A request that was admitted and has not run yet; ``facts`` is a copy of what was known then."""
 
     action_id: str

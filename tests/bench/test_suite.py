@@ -22,7 +22,7 @@ from bench.added_time import Bench
 from bench.check import BUDGETS, Bound, judge
 from bench.measure import FAILURES, Case, Result, finish, note_failure, parser, take_turns
 from bench.plot import bars
-from bench.services import application, path_of
+from bench.services import NARROWING, application, path_of
 from bench.stopwatch import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def test_works_take_turns_in_both_orders() -> None:
 def test_a_tiny_run_writes_a_result_that_the_report_reads(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "apps", rounds=2, requests=10)
     try:
-        cases = bench.cases("tiny", bench.three(application, 60), partial(path_of, routes=60))
+        cases = bench.cases("tiny", bench.sides(application, 60), partial(path_of, routes=60))
     finally:
         bench.close()
     given = parser(None, rounds=2).parse_args(["--results", str(tmp_path / "results"), "--quick"])
@@ -85,7 +85,7 @@ def test_a_tiny_run_writes_a_result_that_the_report_reads(tmp_path: Path) -> Non
     assert told["rounds"] == 2
     assert told["quick"]
     assert {"python", "cpu", "cores", "load", "source", "packages"} <= told["environment"].keys()
-    assert [set(one["sides"]) for one in told["cases"]] == [{"bare", OURS, f"{OURS}, not narrowed"}] * 3
+    assert [set(one["sides"]) for one in told["cases"]] == [{"bare", *NARROWING}] * 3
     assert all(
         side["min"] <= side["median"] <= side["max"] and side["median"] > 0
         for one in told["cases"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
@@ -159,6 +160,36 @@ def test_what_changed_since_is_asked_again(how: str, depth: int) -> None:
             assert found[0] == 404
         else:
             assert found == expected
+
+
+def test_routers_look_at_all_routes_where_the_guard_alone_is_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are held to what it found: an index that left a route out would refuse requests, and let none through."""
+
+    async def first(request: Request) -> Response:
+        return PlainTextResponse("first")
+
+    class Strict(Gate):
+        def selected(self, found: Found, endpoint: Any) -> bool:
+            return endpoint is found.endpoint
+
+    looked: list[Any] = []
+
+    class Seen(Route):
+        matches = Route.matches  # of the known ones
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            looked.append(scope["router"].routes)
+            await super().handle(scope, receive, send)
+
+    router = Router([Route("/b", page), Seen("/doc/{name}", first), Seen("/doc/{name}", page)])
+    install(router, narrow="guard")
+    gate = Strict()
+    assert ask(router, "/doc/x", gate).body == b"first"
+    assert looked == [router.routes]
+    assert gate.found[0].endpoint is first
+    short = Narrower(Router(router.routes[2:])).narrowed(scope("/doc/x"))
+    monkeypatch.setattr(Narrower, "narrowed", lambda self, scope: short)
+    assert type(ask(router, "/doc/x", Strict()).error) is HTTPException
 
 
 def test_a_handler_may_change_its_parameters() -> None:
