@@ -10,7 +10,7 @@ guards a request (requirements, limits, modes, exemptions) became weaker.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -95,7 +95,7 @@ class _Comparison:
         old, new = self._cell(self._old, self._before, caller), self._cell(self._new, self._after, caller)
         request = request_of(model, caller)
         shown = self._shows(request, gained)
-        example = _plain(request) if shown else None
+        example = self._example(request, gained) if shown else None
         text = self._text(old, new) if gained else self._text(new, old)
         was = f" (was: {old})" if gained else f" (now: {new})"
         text += was if old.effect != "deny" and new.effect != "deny" else ""
@@ -137,13 +137,20 @@ class _Comparison:
         who = f"callers with {' and '.join(names)}" if names else "callers with several roles"
         note = "" if shown else ", cannot be compared: treated as widening"
         text = f"{who} gain {self._name} where another rule refused or failed before{note}"
-        yield Change("widening", self._name, names, text, shown, _plain(request) if shown else None)
+        yield Change("widening", self._name, names, text, shown, self._example(request, gained=True) if shown else None)
 
     def _shows(self, request: Request, gained: bool) -> bool:
         """Whether the request is decided differently, as claimed: what a model suggests is tried."""
         asked = (request.subject, request.resource, request.context)
         effects = [policy.evaluate(self._name, *asked).effect for policy in (self._old, self._new)]
         return effects == (["deny", "allow"] if gained else ["allow", "deny"])
+
+    def _example(self, request: Request, gained: bool) -> dict[str, Any] | None:
+        """The request, where it shows the same once its times are text, as JSON has them."""
+        subject = replace(request.subject, properties=_jsonable(dict(request.subject.properties)))
+        resource = replace(request.resource, properties=_jsonable(dict(request.resource.properties)))
+        told = Request(subject, resource, request.context)
+        return _plain(request) if self._shows(told, gained) else None
 
 
 def _verb(names: tuple[str, ...], verb: str) -> str:

@@ -76,6 +76,15 @@ def test_what_cannot_be_compared_is_treated_as_a_widening() -> None:
     assert (narrowing.kind, narrowing.proven) == ("narrowing", False)
 
 
+def test_an_example_shows_what_it_is_for_as_json_too() -> None:
+    """Only a time as an object, which no JSON holds, is refused by the new rule alone: then there is no example."""
+    window = "{name: late, when: {resource.p: {between: '08:00-18:00', zone: UTC}}}"
+    itself = "{name: more, when: {not: {resource.p: {same_as: resource.p}}}}"
+    first = policy(f"a.b: {{allow: [anyone], deny: [{window}]}}")
+    (change, *_) = diff(first, policy(f"a.b: {{allow: [anyone], deny: [{window}, {itself}]}}")).changes
+    assert (change.kind, change.proven, change.example) == ("narrowing", True, None)
+
+
 def test_combinations_of_roles_are_compared() -> None:
     """Alone neither role gains: together a rule of one role refused what the other role's allows."""
     both = policy("a.b: {allow: [clerk], deny: [support]}")
