@@ -21,13 +21,14 @@ from typing import BinaryIO
 
 import msgspec
 
+from ..errors import FormatError
 from ..ledger import tree
 from ..ledger.controls import Control
 from ..ledger.examine import Examined, examine
 from ..ledger.note import Verifier, parse_vkey
 from ..ledger.report import Cause
-from ..stores.frames import RawFrame
-from ..stores.segments import pieces, read_piece
+from ..stores.frames import RawFrame, parse_commit
+from ..stores.segments import last_commit_line, pieces, read_at, read_piece
 from .keywatch import MENTION, may_mention
 from .wellformed import check_record, read_records
 
@@ -89,51 +90,80 @@ class Summary(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """The frames of a task in their order, or why the file could not be read."""
+    """The frames of a task in their order, or why the file could not be read.
+
+    ``before`` is size and peaks of the tree from which the first of them was found to have ``grown``.
+    """
 
     frames: list[Summary]
     error: str | None = None
+    before: tuple[int, tuple[bytes, ...]] | None = None
 
 
 def send(stream: BinaryIO, message: msgspec.Struct) -> None:
     """Writes one message."""
     data = msgspec.msgpack.encode(message)
-    stream.write(len(data).to_bytes(_LENGTH, "big"))
-    stream.write(data)
+    stream.write(len(data).to_bytes(_LENGTH, "big") + data)
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> bytes | None:
     """Returns the bytes of one message; ``None`` where the stream ends, even in the middle of one."""
-    head = stream.read(_LENGTH)
+    head = _read(stream, _LENGTH)
     size = int.from_bytes(head, "big")
-    data = stream.read(size) if len(head) == _LENGTH else b""
+    data = _read(stream, size) if len(head) == _LENGTH else b""
     return data if len(head) == _LENGTH and len(data) == size else None
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    """Reads so many bytes, less only where the stream ends; one without a buffer gives what is there."""
+    data = stream.read(size)
+    while len(data) < size and (more := stream.read(size - len(data))):
+        data += more
+    return data
 
 
 def examine_task(task: Task, assignment: Assignment, verifiers: Sequence[Verifier]) -> Answer:
     """Examines one piece of the journal."""
     try:
-        return Answer(list(_summaries(task, assignment, verifiers)))
+        descriptor = os.open(os.fsdecode(task.path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = _tree_before(descriptor, task.begin)
+            return Answer(list(_summaries(descriptor, task, before, assignment, verifiers)), before=before)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return Answer([], error.strerror or str(error))
 
 
-def _summaries(task: Task, assignment: Assignment, verifiers: Sequence[Verifier]) -> Iterator[Summary]:
+def _tree_before(descriptor: int, begin: int) -> tuple[int, tuple[bytes, ...]] | None:
+    """What the commit line says that ends at this offset. Nobody trusts it: it is compared with what is known there."""
+    line = last_commit_line(descriptor, begin) if begin else None
+    if line is None or line[1] != begin:
+        return None
+    try:
+        commit = parse_commit(read_at(descriptor, line[0], line[1] - line[0]))
+    except FormatError:
+        return None
+    return commit.size, commit.peaks
+
+
+def _summaries(
+    descriptor: int,
+    task: Task,
+    before: tuple[int, tuple[bytes, ...]] | None,
+    assignment: Assignment,
+    verifiers: Sequence[Verifier],
+) -> Iterator[Summary]:
     how = (check_record, read_records) if assignment.check_records else ()
     path = Path(os.fsdecode(task.path))
-    before: tuple[int, tuple[bytes, ...]] | None = None
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for offset, data, whole in pieces(descriptor, task.begin, task.end):
-            raw = read_piece(path, task.first, offset, data, whole, task.last)
-            one = examine(raw, assignment.origin, verifiers, *how)
-            after = (raw.commit.size, tuple(raw.commit.peaks)) if raw.commit is not None else None
-            grown = before is not None and after is not None and tree.append(*before, one.leaves) == after
-            yield _summary(raw, one, offset, data, whole, grown)
-            before = after
-    finally:
-        os.close(descriptor)
+    for offset, data, whole in pieces(descriptor, task.begin, task.end):
+        raw = read_piece(path, task.first, offset, data, whole, task.last)
+        one = examine(raw, assignment.origin, verifiers, *how)
+        after = (raw.commit.size, tuple(raw.commit.peaks)) if raw.commit is not None else None
+        grown = before is not None and after is not None and tree.append(*before, one.leaves) == after
+        yield _summary(raw, one, offset, data, whole, grown)
+        before = after
 
 
 def _summary(raw: RawFrame, one: Examined, offset: int, data: bytes, whole: bool, grown: bool) -> Summary:

@@ -1,23 +1,29 @@
 """Examines a journal in several processes, in the order of the log and in bounded memory.
 
-The journal is cut into pieces of some megabytes, where frames end. Each process (`examiner`) has two pieces at most,
-and waits with its answer until it is read; so however large the log is, a few pieces are in memory. The frames come out
-as `ledger.examine.examine` would have given them, one after the other; their entries are read from the file again where
+The journal is cut into pieces of some megabytes, where frames end. This process examines the first ones while the
+others (`examiner`) start, and later on whenever the answer that is due has not come yet. Each of the others has two
+pieces at most; so however large the log is, the sums of a few pieces are in memory. The frames come out as
+`ledger.examine.examine` would have given them, one after the other; their entries are read from the file again where
 somebody asks for them.
 
-The processes are started as ``python -c`` and not forked, so it does not matter what threads, locks or event loops this
+The others are started as ``python -c`` and not forked, so it does not matter what threads, locks or event loops this
 one has. They end when their pipe does: also when this process is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import select
 import subprocess
 import sys
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, overload
 
@@ -35,7 +41,7 @@ from ..stores.frames import RawFrame
 from ..stores.journal import JournalStore
 from ..stores.opening import Store
 from ..stores.segments import cut, list_segments, read_at, read_piece
-from .examiner import Answer, Assignment, Summary, Task, digest_of, receive, send
+from .examiner import Answer, Assignment, Summary, Task, digest_of, examine_task, receive, send
 from .keywatch import KeyWatch, may_mention
 from .wellformed import check_record, read_records
 
@@ -45,7 +51,9 @@ PIECE = 4 * 2**20
 WORTH_IT = 64 * 2**20
 """A journal below this size is verified sooner than processes are started."""
 
-_AHEAD = 2
+_AHEAD = 2  # pieces that one of the other processes has
+_LEAD = 4  # pieces that this process does first, and then at most before they are due
+_PIPE = 2**20  # bytes of answers that wait while this process is at work
 _HASH = 32
 # An empty package stands in for ours: what its own __init__ loads (frameworks, policies) is half a process's start.
 _PACKAGE, _, _ = __name__.partition(".")
@@ -76,8 +84,8 @@ def examined(
         verifiers: The keys trusted to sign for this log.
         watch: Is shown every frame, in order.
         check_records: Whether entries are compared with the schema (check 2 of `verify`).
-        processes: How many processes to start; 1 for none. Default: one for each processor this process may use, and
-            none for a small log.
+        processes: How many processes work, this one included. Default: one for each processor this process may use,
+            and for a small log this one alone.
         start: Frames that end at or before this index may be left out.
         piece: Bytes that one process examines at a time.
 
@@ -100,7 +108,7 @@ def examined(
             yield one
         return
     assignment = Assignment(store.origin, [one.vkey for one in verifiers], check_records)
-    for task, answer in _answers(_tasks(store, start, piece), assignment, processes):
+    for task, answer in _answers(_tasks(store, start, piece), assignment, verifiers, processes):
         yield from _unpacked(task, answer, store.origin, watch)
 
 
@@ -130,27 +138,50 @@ def _tasks(store: JournalStore, start: int, piece: int) -> Iterator[Task]:
 # --- the processes ---------------------------------------------------------------------------------------------------
 
 
-def _answers(tasks: Iterator[Task], assignment: Assignment, processes: int) -> Iterator[tuple[Task, Answer]]:
+@dataclass(slots=True)
+class _Dealt:
+    """A piece, who examines it (``None`` for this process), and the answer if this process has it."""
+
+    task: Task
+    examiner: _Examiner | None = None
+    answer: Answer | None = None
+
+
+def _answers(
+    tasks: Iterator[Task], assignment: Assignment, verifiers: Sequence[Verifier], processes: int
+) -> Iterator[tuple[Task, Answer]]:
     """Deals the tasks out and yields them with their answers, in order."""
     examiners: list[_Examiner] = []
-    pending: deque[tuple[_Examiner, Task]] = deque()
+    pending = deque(_Dealt(task) for task in islice(tasks, _LEAD))
+
+    def answer_of(dealt: _Dealt) -> Answer:
+        if dealt.examiner is None:
+            return dealt.answer or examine_task(dealt.task, assignment, verifiers)
+        while not dealt.examiner.has_answered():
+            task = next(tasks, None) if sum(one.examiner is None for one in pending) < _LEAD else None
+            if task is None:
+                break
+            pending.append(_Dealt(task, None, examine_task(task, assignment, verifiers)))
+        answer = dealt.examiner.answer()
+        if (task := next(tasks, None)) is not None:
+            dealt.examiner.give(task)
+            pending.append(_Dealt(task, dealt.examiner))
+        return answer
+
     try:
-        for number, task in zip(range(processes * _AHEAD), tasks, strict=False):
-            if number < processes:
+        others = processes - 1
+        for number, task in zip(range(others * _AHEAD), tasks, strict=False):
+            if number < others:
                 examiners.append(_Examiner(assignment))
-            one = examiners[number % processes]
+            one = examiners[number % others]
             one.give(task)
-            pending.append((one, task))
+            pending.append(_Dealt(task, one))
         while pending:
-            one, task = pending.popleft()
-            answer = one.answer()
-            following = next(tasks, None)
-            if following is not None:
-                one.give(following)
-                pending.append((one, following))
+            dealt = pending.popleft()
+            answer = answer_of(dealt)
             if answer.error is not None:
-                raise LogUnavailable(f"{os.fsdecode(task.path)}: reading failed: {answer.error}")
-            yield task, answer
+                raise LogUnavailable(f"{os.fsdecode(dealt.task.path)}: reading failed: {answer.error}")
+            yield dealt.task, answer
     finally:
         for one in examiners:
             one.stop()
@@ -164,13 +195,23 @@ class _Examiner:
             [sys.executable, "-c", _PROGRAM, json.dumps([_search_path(), str(Path(__file__).resolve().parents[1])])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # so that what has come can be seen at the pipe
             process_group=0,  # Ctrl-C in a terminal is for this process alone
+            env={**os.environ, "PYDANTIC_DISABLE_PLUGINS": "__all__"},  # they may load anything, and have no say here
         )
+        with contextlib.suppress(OSError):  # more than this user may have: then it waits now and then
+            fcntl.fcntl(_pipe(self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE)
+        self._answers = select.poll()
+        self._answers.register(_pipe(self._process.stdout), select.POLLIN)
         self._send(assignment)
 
     def give(self, task: Task) -> None:
         """Queues a task. Never waits: two of them are smaller than the pipe."""
         self._send(task)
+
+    def has_answered(self) -> bool:
+        """True if `answer` has something to read, be it that the process has ended."""
+        return bool(self._answers.poll(0))
 
     def answer(self) -> Answer:
         """Waits for the answer to the oldest task."""
@@ -183,10 +224,7 @@ class _Examiner:
         """Ends the process, whatever it does: it holds nothing that could be lost."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
-                _pipe(pipe).close()
-            except BrokenPipeError:
-                continue  # a task that it did not live to read
+            _pipe(pipe).close()
         self._process.wait()
 
     def _send(self, message: Assignment | Task) -> None:
@@ -286,7 +324,7 @@ class _Entries(Sequence[bytes]):
 
 
 def _unpacked(task: Task, answer: Answer, origin: str, watch: KeyWatch) -> Iterator[Examined]:
-    before: tuple[int, tuple[bytes, ...]] | None = None
+    before = answer.before
     for summary in answer.frames:
         one = _restored(summary, task, origin, before if summary.grown else None)
         watch.look(one.frame, mentions_keys=summary.mentions_keys)

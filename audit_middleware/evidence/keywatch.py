@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import NoteError, RecordError
 from ..ledger.canonical import decode
+from ..ledger.controls import RETIRED, ROTATED
 from ..ledger.note import Verifier, open_note, parse_vkey
 from ..ledger.report import Finding, Report
 from ..model import Json
-from .standing import RETIRED, ROTATED
 
 if TYPE_CHECKING:  # a service watches keys at its start, and verifies nothing
     from ..ledger.examine import Examined, RawFrame

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import RecordError, StoreError
 from ..ledger.canonical import decode
+from ..ledger.controls import RETIRED, ROTATED
 from ..model import Json
 from ..protocols import LogStore
 from ..stores.opening import Store
@@ -22,7 +23,6 @@ RETENTION, HELD, RELEASED, PRUNED = (
     "audit.retention_set", "audit.hold_placed", "audit.hold_released", "audit.pruned",
 )  # fmt: skip
 RESTRICTED, UNRESTRICTED = "audit.subject_restricted", "audit.subject_released"
-ROTATED, RETIRED = "audit.key_rotated", "audit.key_retired"
 _NEWEST = frozenset({LOADED, "audit.routes_listed"})  # of each service
 _ACTIONS = frozenset({RETENTION, HELD, RELEASED, PRUNED, RESTRICTED, UNRESTRICTED, ROTATED, RETIRED, *_NEWEST})
 _MARK = b'"action":"audit.'  # a substring costs a fraction of decoding, and nearly no entry has it

@@ -1,17 +1,20 @@
 """Check 2 of a verification: an entry is canonical and a record of the published schema.
 
-The schema exists once, as the pydantic models of `schema`. Validating with them costs 10 us and more an entry; here a
-decoder is derived from the same models that does the same work in one C pass over many entries, and encoding what it
-read again shows whether the bytes are canonical: its members are declared in the order of their names. It only ever
-says yes. Whatever it does not take is looked at again by `canonical.decode` and the models, which have the last word
-and the better messages.
+The schema exists once, as the pydantic models of `schema`. Validating with them costs 10 us and more an entry; here
+decoders are derived from the same models that do the same work in one C pass over many entries, and encoding what was
+read again shows whether the bytes are canonical: members are declared in the order of their names. They only ever say
+yes. Whatever they do not take is looked at again by `canonical.decode` and the models, which have the last word and the
+better messages.
+
+Where the schema allows any JSON, the first decoder takes what is nested a few levels deep and holds no number out of
+range: that is in its types, so nothing is left to be looked at but names that are not ASCII. The second one takes
+anything there; its entries are searched for what the canonical form forbids.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -22,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import RecordError
-from ..ledger.canonical import MAX_ENTRY, MAX_INTEGER, decode, suspicious
+from ..ledger.canonical import MAX_ENTRY, MAX_INTEGER, decode, has_non_ascii_name, suspicious
 from ..schema import MAX_SEALED, MAX_TEXT, Record
 
 
@@ -45,17 +48,19 @@ def check_record(entry: bytes) -> Any:
     return None
 
 
+_DEEP = 5  # levels of free JSON that have a type; each one more doubles what the decoder is built of
+
+
 class _Derived(NamedTuple):
-    """A struct with the fields of a model, the patterns of its own texts, and where in it anything may stand."""
+    """A struct with the fields of a model, and the patterns of its own texts."""
 
     struct: type[msgspec.Struct]
     patterns: dict[str, str]
-    free: list[str]
 
 
-def _derive(model: type[BaseModel]) -> _Derived:
+def _derive(model: type[BaseModel], free: Any = Any) -> _Derived:
+    """Follows a model; ``free`` is what its places of any JSON take."""
     patterns: dict[str, str] = {}
-    free: list[str] = []
     fields = []
     for name, field in sorted(model.model_fields.items()):
         if not field.is_required():
@@ -65,42 +70,46 @@ def _derive(model: type[BaseModel]) -> _Derived:
             patterns[name] = pattern
         fields.append((name, _translated(field.annotation, field.metadata, name, free)))
     struct = msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True, gc=False)
-    return _Derived(struct, patterns, free)
+    return _Derived(struct, patterns)
 
 
-def _translated(annotation: Any, metadata: list[Any], path: str, free: list[str]) -> Any:
+def _nested(levels: int) -> Any:
+    """The type of JSON that is nested so deep at most, without numbers that have no canonical form."""
+    free: Any = Union[None, bool, _INTEGER, str]  # noqa: UP007 - as below
+    for _ in range(levels):
+        free = Union[None, bool, _INTEGER, str, list[free], dict[str, free]]  # noqa: UP007 - built of types
+    return free
+
+
+def _translated(annotation: Any, metadata: list[Any], name: str, free: Any) -> Any:
     """The msgspec type that takes no more than this annotation of a pydantic field does."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _translated(arguments[0], list(_constraints(arguments[1:])), path, free)
+        return _translated(arguments[0], list(_constraints(arguments[1:])), name, free)
     if origin in (Union, UnionType):
-        optional = NoneType in arguments
-        parts = [_translated(one, [], f"{path}?" if optional else path, free) for one in arguments]
+        parts = [_translated(one, [], name, free) for one in arguments]
         return Union[tuple(parts)]  # noqa: UP007 - built from a list
     if origin is list:
-        return list[_translated(arguments[0], [], path, free)]  # type: ignore[misc]
+        return list[_translated(arguments[0], [], name, free)]  # type: ignore[misc]
     if origin is dict and arguments[0] is str:
-        free.append(path)
-        return dict[str, Any if arguments[1] is Any else _translated(arguments[1], [], path, free)]  # type: ignore[misc]
+        return dict[str, _translated(arguments[1], [], name, free)]  # type: ignore[misc]
     if annotation is Any:
-        free.append(path)
-        return Any
+        return free
     if annotation is str:
         longest = next((one.max_length for one in metadata if isinstance(one, MaxLen)), None)
         if longest == MAX_SEALED:
             longest = MAX_TEXT  # a longer one must begin as what is sealed does: the models look
         return Annotated[str, msgspec.Meta(max_length=longest)]
     if annotation is int:
-        return Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+        return _INTEGER
     if origin is Literal or annotation in (bool, NoneType):
         return annotation
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        inner = _derive(annotation)
+        inner = _derive(annotation, free)
         if inner.patterns:
             raise TypeError(f"{annotation.__name__}: patterns are looked at in the record itself only")
-        free += [f"{path}.{one}" for one in inner.free]
         return inner.struct
-    raise TypeError(f"{path}: {annotation!r} has no counterpart here")
+    raise TypeError(f"{name}: {annotation!r} has no counterpart here")
 
 
 def _constraints(metadata: tuple[Any, ...]) -> Iterator[Any]:
@@ -108,60 +117,60 @@ def _constraints(metadata: tuple[Any, ...]) -> Iterator[Any]:
         yield from one.metadata if isinstance(one, FieldInfo) else (one,)
 
 
+_INTEGER = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+
+
 def _no_float(text: str) -> Any:
     raise ValueError("a number with a fraction or an exponent")
 
 
 def _make_reader() -> Callable[[Sequence[bytes]], list[Any] | None]:
-    derived = _derive(Record)
+    derived = _derive(Record, _nested(_DEEP))
     read = msgspec.json.Decoder(derived.struct, float_hook=_no_float).decode_lines
+    read_any = msgspec.json.Decoder(_derive(Record).struct, float_hook=_no_float).decode_lines
     # Struct members as declared, names of dicts sorted.
     write = msgspec.json.Encoder(order="deterministic").encode_lines
-    # One search for all patterned texts; none of them can hold the newlines between them.
-    patterned = attrgetter(*derived.patterns)
-    pattern = "".join(one.removeprefix("^").removesuffix("$") + r"\n" for one in derived.patterns.values())
-    match = re.compile(f"(?:{pattern})*+", re.ASCII).fullmatch
-    # Only what may be of any shape can hold a big integer, a name that is not ASCII, or deep nesting.
-    free = attrgetter(*sorted({path.partition("?")[0] for path in derived.free}))
-    refused = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+    # One search for all texts of one pattern; none of them can hold the newlines between them.
+    patterned = [
+        (re.compile(f"(?:{pattern.removeprefix('^').removesuffix('$')}\\n)*+", re.ASCII).fullmatch, getters)
+        for pattern, getters in _by_pattern(derived.patterns).items()
+    ]
 
     def read_records(entries: Sequence[bytes]) -> list[Any] | None:
         """Returns the records that these entries are, if that could be told of all of them in the quick way."""
         data = b"\n".join((*entries, b""))
+        plain = True
         try:
-            records: list[Any] = read(data)
+            try:
+                records: list[Any] = read(data)
+            except msgspec.ValidationError:  # it is JSON, as far as was read
+                records, plain = read_any(data), False
             # Each is written as one line: where bytes and number are the same, each line is one entry and one record.
             if len(records) != len(entries) or write(records) != data:
                 return None
-        except refused:
+        except _REFUSED:
             return None
-        texts = "\n".join((*chain.from_iterable(map(patterned, records)), ""))
-        if not match(texts) or texts.count("\n") != len(derived.patterns) * len(records):
-            return None
+        for match, getters in patterned:
+            texts = [text for get in getters for text in map(get, records)]
+            texts.append("")
+            joined = "\n".join(texts)
+            if not match(joined) or joined.count("\n") != len(texts) - 1:
+                return None
         if max(map(len, entries), default=0) > MAX_ENTRY:
             return None
-        parts = list(filter(None, chain.from_iterable(map(free, records))))
-        if data.isascii() and _flat(parts):
-            return records
-        doubted = [entry for entry, record in zip(entries, records, strict=True) if _doubted(entry, free(record))]
-        return None if any(map(suspicious, doubted)) else records
+        doubted = has_non_ascii_name(data) if plain else any(map(suspicious, entries))
+        return None if doubted else records
 
     return read_records
 
 
-_DICT, _TEXT = {dict}, {str}
-
-
-def _flat(parts: Sequence[Any]) -> bool:
-    """True if these are dicts that hold nothing but texts."""
-    return _DICT.issuperset(map(type, parts)) and _TEXT.issuperset(
-        map(type, chain.from_iterable(map(dict.values, parts)))
-    )
-
-
-def _doubted(entry: bytes, parts: Iterable[Any]) -> bool:
-    found = list(filter(None, parts))
-    return bool(found) and not (entry.isascii() and _flat(found))
+def _by_pattern(patterns: dict[str, str]) -> dict[str, list[Callable[[Any], str]]]:
+    """What gets the texts of each pattern."""
+    found: dict[str, list[Callable[[Any], str]]] = {}
+    for name, pattern in patterns.items():
+        found.setdefault(pattern, []).append(attrgetter(name))
+    return found
 
 
 read_records = _make_reader()

@@ -92,7 +92,7 @@ def encode_built(value: dict[str, Any], foreign: Iterable[Any]) -> bytes:
     if not sure:
         if suspicious(data):
             check(value)
-    elif _has_non_ascii_name(data):
+    elif has_non_ascii_name(data):
         check(value)
     return data
 
@@ -208,10 +208,11 @@ def _check_scalar(item: str | int, path: _Path) -> None:
 
 def suspicious(data: bytes) -> bool:
     """True when canonical-looking bytes might hold a big integer, a non-ASCII name or deep nesting."""
-    return _has_long_number(data) or data.count(b"{") + data.count(b"[") > MAX_DEPTH or _has_non_ascii_name(data)
+    return _has_long_number(data) or data.count(b"{") + data.count(b"[") > MAX_DEPTH or has_non_ascii_name(data)
 
 
-def _has_non_ascii_name(data: bytes) -> bool:
+def has_non_ascii_name(data: bytes) -> bool:
+    """True when an object in this JSON, or in one of its lines, has a member whose name is not ASCII."""
     return not data.isascii() and _NON_ASCII_NAME.search(data) is not None
 
 

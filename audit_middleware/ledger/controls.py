@@ -20,6 +20,7 @@ from .told_persons import PersonsTold
 HEARTBEAT, STOPPED = "audit.heartbeat", "audit.stopped"
 GAP, JUMP = "audit.gap", "audit.clock_jump"
 RETENTION, PRUNED = "audit.retention_set", "audit.pruned"
+ROTATED, RETIRED = "audit.key_rotated", "audit.key_retired"
 KEYS, ERASED = "audit.subject_keys", "audit.subject_erased"
 
 _LONGEST = 10**8  # seconds: who promises a sign of life every three years promises nothing

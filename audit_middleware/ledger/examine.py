@@ -131,6 +131,7 @@ def examine(
         return Examined(frame, (), (), None, None, ())
     checkpoint, signature = _open(frame, origin, verifiers)
     entries, collector, malformed, all_records = frame.entries, Collector(), list[tuple[int, str]](), True
+    leaves: list[bytes] = []
     for start in range(0, len(entries), _TOGETHER):
         some = entries[start : start + _TOGETHER]
         records = read_records(some) if read_records is not None else None
@@ -139,8 +140,8 @@ def examine(
         else:
             all_records = False
             malformed += _look_at(some, start, check_entry, collector)
+        leaves += tree.leaf_hashes(some)  # here, where the processor has them at hand still
     facts, controls = collector.told(entries), collector.controls(entries)
-    leaves = tree.leaf_hashes(entries)
     return Examined(frame, leaves, facts, checkpoint, signature, malformed, controls=controls, all_records=all_records)
 
 

@@ -33,6 +33,8 @@ HASH_SIZE = 32
 SUM_SIZE = 4
 """Bytes of each entry's leaf hash that a commit keeps: enough to tell entries apart, not to prove anything."""
 
+_LEAF, _NODE = sha256(b"\0"), sha256(b"\1")  # only ever copied
+
 Read = Callable[[int, int], bytes]
 """``read(level, index)``: the hash of a complete subtree."""
 
@@ -44,7 +46,12 @@ def leaf_hash(entry: bytes) -> bytes:
 
 def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
     """Returns the leaf hash of each entry; a third quicker than one call for each."""
-    return [sha256(b"\0" + entry).digest() for entry in entries]
+    hashes, start = [], _LEAF.copy  # less than to begin anew and to put the byte in front of each
+    for entry in entries:
+        state = start()
+        state.update(entry)
+        hashes.append(state.digest())
+    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -82,8 +89,12 @@ def append(size: int, peaks: Sequence[bytes], leaves: Iterable[bytes]) -> tuple[
 
 def parents(hashes: Sequence[bytes]) -> list[bytes]:
     """Returns the node hashes of neighbouring pairs; an odd last hash is left out."""
-    pairs = iter(hashes)
-    return [sha256(b"\1" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)]
+    nodes, pairs, start = [], iter(hashes), _NODE.copy
+    for left, right in zip(pairs, pairs, strict=False):
+        state = start()
+        state.update(left + right)
+        nodes.append(state.digest())
+    return nodes
 
 
 def root(peaks: Sequence[bytes]) -> bytes:

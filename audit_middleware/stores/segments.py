@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ..errors import FormatError
 from . import frames
 from .frames import COMMIT, MARK, Commit, RawFrame
 
 _NAME = re.compile(r"(\d{20})\.jsonl")
-_FIRST_CHUNK, _CHUNK = 2**16, 2**20
+_FIRST_CHUNK = 2**16
 _WINDOW = 2**16
 _MARGIN = 2**12
 _BACKWARDS = 2**13
@@ -52,35 +53,47 @@ def pieces(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes, 
 
     ``start`` must be the start of a frame. In an undamaged file each run is one frame.
     """
-    buffer, base, size = b"", start, _FIRST_CHUNK  # who wants one frame shall not read a megabyte
-    while base + len(buffer) < end:
-        chunk = os.pread(descriptor, min(size, end - base - len(buffer)), base + len(buffer))
-        if not chunk:
-            break
-        size = min(size * 2, _CHUNK)
-        buffer += chunk
-        position = 0
-        for cut in _frame_ends(buffer):
-            yield base + position, buffer[position:cut], True
-            position = cut
-        base, buffer = base + position, buffer[position:]
-    if buffer:
-        yield base, buffer, False
+    # One buffer that is read into again and again, as large as the largest run has made it: who wants one frame reads
+    # little, and who wants all of them does not pay for fresh memory.
+    buffer, base, held, looked = bytearray(_FIRST_CHUNK), start, 0, 0
+    while base + held < end:
+        if held == len(buffer):
+            buffer += bytes(held)
+        with memoryview(buffer) as view:
+            got = os.preadv(descriptor, [view[held : min(len(buffer), end - base)]], base + held)
+            if not got:
+                break
+            held += got
+            ends, looked = _frame_ends(buffer, looked, held)
+            position = 0
+            for cut in ends:
+                yield base + position, bytes(view[position:cut]), True
+                position = cut
+            view[: held - position] = view[position:held]
+        base, held, looked = base + position, held - position, looked - position
+    if held:
+        yield base, bytes(buffer[:held]), False
 
 
-def _frame_ends(buffer: bytes) -> list[int]:
-    """The positions after each whole commit line, ascending.
+def _frame_ends(buffer: bytearray, start: int, stop: int) -> tuple[list[int], int]:
+    """The positions after each whole commit line in these first bytes of a buffer, ascending; and where to go on.
 
-    Looked for from the end: with the rare newline as the first byte to compare, that is many times faster.
+    Up to ``start`` was looked before, and nothing found. Looked for from the end: with the rare newline as the first
+    byte to compare, that is many times faster.
     """
     ends = []
-    at = buffer.rfind(MARK)
+    further = max(start, stop - len(MARK) + 1)
+    at = buffer.rfind(MARK, start, stop)
     while at >= 0:
-        ends.append(line_end(buffer, at + 1))
-        at = buffer.rfind(MARK, 0, at)
-    if buffer.startswith(COMMIT):
-        ends.append(line_end(buffer, 0))  # no entries: damaged, but a run of its own
-    return [end for end in reversed(ends) if end]
+        cut = buffer.find(b"\n", at + 1, stop) + 1
+        ends.append(cut)
+        if not cut:
+            further = at  # its line ends in bytes to come
+        at = buffer.rfind(MARK, start, at)
+    if buffer.startswith(COMMIT, 0, stop):
+        ends.append(buffer.find(b"\n", 0, stop) + 1)  # no entries: damaged, but a run of its own
+    found = [end for end in reversed(ends) if end]
+    return found, max(further, found[-1] if found else 0)
 
 
 def line_end(buffer: bytes, position: int) -> int:

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from audit_middleware.errors import LogDamaged, LogUnavailable, StoreError
-from audit_middleware.evidence import examining
+from audit_middleware.evidence import examiner, examining
 from audit_middleware.evidence.examiner import Answer, Assignment, Task, examine_task
 from audit_middleware.evidence.examining import examined
 from audit_middleware.evidence.keywatch import KeyWatch
@@ -35,7 +35,7 @@ SIZES = (2, 3, 1, 40, 4, 1, 1, 30)
 
 
 def in_pieces(store: JournalStore, watch: KeyWatch, piece: int, start: int = 0) -> Iterator[Examined]:
-    """What `examined` does with several processes, without the processes: every message is written and read."""
+    """What `examined` does with other processes, without the processes: every message is written and read."""
     assignment = Assignment(ORIGIN, [VKEY], check_records=True)
     for task in examining._tasks(store, start, piece):
         task = msgspec.msgpack.decode(msgspec.msgpack.encode(task), type=Task)
@@ -70,8 +70,25 @@ def test_pieces_of_any_size_say_the_same(store: JournalStore, piece: int) -> Non
     assert [list(one.frame.entries) for one in frames] == [list(raw.entries) for raw in store.raw_frames()]
 
 
-def test_only_the_first_frame_of_a_piece_is_hashed_again(store: JournalStore) -> None:
-    assert [one.grown_from is None for one in in_pieces(store, KeyWatch(), 2**20)] == [True] + [False] * 7
+@pytest.mark.parametrize("piece", [1, 3000, 2**20])
+def test_only_the_first_frame_of_a_segment_is_hashed_again(store: JournalStore, piece: int) -> None:
+    """The first one of a piece grows from what the commit line before it says."""
+    assert [one.grown_from is None for one in in_pieces(store, KeyWatch(), piece)] == [True] + [False] * 7
+
+
+def test_what_a_piece_grows_from_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit line before a piece is read once more. Who changes the file meanwhile gains nothing."""
+    store = new_journal(tmp_path / "log", *batches(*SIZES))
+    other = new_journal(tmp_path / "other", *batches(*SIZES, instance="other"))
+    head = next(iter(other.frames())).head
+    file, forged = segments_of(store.path)[0], segments_of(other.path)[0].read_bytes()
+    lines, others = file.read_bytes().splitlines(keepends=True), forged.splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:3], *others[3:]]))  # its first commit, and the rest of the other log
+    monkeypatch.setattr(examiner, "_tree_before", lambda descriptor, begin: (head.size, head.peaks))
+    frames = list(in_pieces(store, KeyWatch(), 1))
+    assert frames[1].grown_from == (head.size, head.peaks)  # it does, but that is not the log's tree
+    said = assert_same(store, 1)
+    assert (said["holds"], said["index"]) == (False, 2)
 
 
 def test_damage_of_every_kind_is_reported_alike(store: JournalStore) -> None:
@@ -226,17 +243,28 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     return found
 
 
-def test_two_processes_say_the_same(store: JournalStore) -> None:
+@pytest.mark.parametrize("lead", [0, 1, 4])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_say_the_same(
+    store: JournalStore, lead: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examining, "_LEAD", lead)
     before = children(os.getpid())
     watch, other = KeyWatch(), KeyWatch()
     alone = report(store, examined(store, VERIFIERS, watch=watch, processes=1), watch)
-    shared = report(store, examined(store, VERIFIERS, watch=other, processes=2, piece=3000), other)
+    shared = report(store, examined(store, VERIFIERS, watch=other, processes=processes, piece=1), other)
     assert alone == shared
     assert shared["holds"]
     assert children(os.getpid()) == before
 
 
-def test_no_more_is_read_than_was_asked_for(store: JournalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answered", [True, False])
+def test_no_more_is_read_than_was_asked_for(
+    store: JournalStore, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """This process does what is further on while it waits for the others, but not all of it."""
+    monkeypatch.setattr(examining._Examiner, "has_answered", lambda _: answered)
+    monkeypatch.setattr(examining, "_LEAD", 1)
     dealt: list[Task] = []
     tasks = examining._tasks
 
@@ -248,20 +276,22 @@ def test_no_more_is_read_than_was_asked_for(store: JournalStore, monkeypatch: py
     monkeypatch.setattr(examining, "_tasks", counted)
     before = children(os.getpid())
     frames = examined(store, VERIFIERS, processes=2, piece=1)
-    for number in range(3):
-        next(frames)
-        assert len(dealt) <= 5 + number
+    # One of this process and two of the other; then one more for each that is given out, and one done meanwhile.
+    for number, count in enumerate([3, 4, 5, 6] if answered else [3, 5, 6, 6]):
+        assert next(frames).frame.where.endswith(f":{dealt[number].begin}")
+        assert len(dealt) == count
     started = [one for one in children(os.getpid()) if one not in before]
-    assert len(started) == 2
+    assert len(started) == 1
     frames.close()  # type: ignore[attr-defined] # a generator
     assert alive(started) == []
 
 
 def test_a_killed_process_is_an_error(store: JournalStore) -> None:
     before = children(os.getpid())
-    frames = examined(store, VERIFIERS, processes=2, piece=1)
+    frames = examined(store, VERIFIERS, processes=3, piece=1)
     next(frames)
     started = [one for one in children(os.getpid()) if one not in before]
+    assert len(started) == 2
     os.kill(started[1], signal.SIGKILL)
     with pytest.raises(StoreError, match="ended before it was done"):
         list(frames)
@@ -300,7 +330,7 @@ def test_the_command_with_two_processes(large: Path) -> None:
 
 
 def test_the_command_when_a_process_is_killed(large: Path) -> None:
-    running = command(large, "--processes", "2")
+    running = command(large, "--processes", "3")
     started = until(lambda: len(found := children(running.pid)) == 2 and found)
     os.kill(started[0], signal.SIGKILL)
     text, problem = running.communicate(timeout=60)
@@ -311,7 +341,7 @@ def test_the_command_when_a_process_is_killed(large: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_behind(large: Path, how: signal.Signals) -> None:
-    running = command(large, "--processes", "2")
+    running = command(large, "--processes", "3")
     started = until(lambda: len(found := children(running.pid)) == 2 and found)
     running.send_signal(how)
     text, problem = running.communicate(timeout=60)
