@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from .model import ANONYMOUS
 
 How = Literal["clear", "token", "seal", "commit", "drop"]
 """From the weakest to the strictest: recorded as it is; a pseudonym of the whole value stands for it; encrypted under
@@ -56,6 +58,35 @@ class Person:
 def acted_on(kind: str, id: str) -> Person:
     """Whose data it is when a resource was acted on: ``user/ann`` is the person who is ``ann`` as a ``user_id``."""
     return Person("user", id) if kind == USER else Person("resource", f"{kind}/{id}")
+
+
+_SYSTEM = "system"
+
+
+class About(NamedTuple):
+    """Whose data a record holds: the user's id and type, and what was acted on."""
+
+    user_id: str
+    user_type: str
+    resource_type: str | None = None
+    resource_id: str | None = None
+
+    @property
+    def nobody(self) -> bool:
+        """True where the id says of nobody in particular who it was, and stays as it is."""
+        return self.user_id == self.user_type and self.user_id in (ANONYMOUS, _SYSTEM)
+
+    def user(self, day: str) -> Person:
+        """Whose key covers what the caller sent: a person's, or that of the day (``2026-11-23``)."""
+        if self.user_type == ANONYMOUS or self.nobody:
+            return Person("day", day)
+        return Person("user", self.user_id)
+
+    def resource(self, day: str) -> Person:
+        """Whose key covers what was acted on; of a thing without a name, that of the day."""
+        if self.resource_id is None:
+            return Person("day", day)
+        return acted_on(self.resource_type or "", self.resource_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import KeyFileError, NoteError
-from ..evidence.keys import KeyChange, key_history, new_key, retire, rotate, signers_of, vkey_of
+from ..evidence.keys import KeyChange, key_history, new_key, retire, rotate
+from ..evidence.signers import signers_of, vkey_of
 from ..evidence.witness_keys import cosigners_of, new_cosigner_key
 from ..ledger.note import parse_vkey
 from ..signing import read_key_file

@@ -14,10 +14,9 @@ from ..archives.local import Folder
 from ..errors import EntriesPruned, FormatError, LogDamaged, LogForked, NoteError, RecordError
 from ..evidence.anchors import newest_cosigned
 from ..evidence.prove import Prover
-from ..evidence.published import CHECKPOINT
 from ..evidence.receipts import leaf_in, proof_of
 from ..ledger import canonical, tree
-from ..ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from ..ledger.checkpoint import CHECKPOINT, Checkpoint, open_checkpoint, parse_checkpoint
 from ..ledger.lines import to_base64
 from ..ledger.note import Verifier, parse_vkey, read_note
 from ..ledger.proof import Proof, format_proof, parse_proof, verify_proof

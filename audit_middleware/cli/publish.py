@@ -12,7 +12,8 @@ import typer
 from ..archives.local import Folder
 from ..errors import LogNotFound
 from ..evidence.publish import Publisher
-from ..evidence.published import CHECKPOINT, Published, verify_published
+from ..evidence.published import Published, verify_published
+from ..ledger.checkpoint import CHECKPOINT
 from ..ledger.lines import to_base64
 from ..ledger.note import parse_vkey
 from ..stores.opening import Database, folder_of, open_log

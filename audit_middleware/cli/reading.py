@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 from ..context import clean, plain
 from ..errors import AuditError, ConfigError, KeyFileError, LogDamaged, LogForked
 from ..evidence.control import ControlWriter, statement, write_control
-from ..evidence.keys import check_signers, signers_of
+from ..evidence.signers import check_signers, signers_of
 from ..model import Json, Severity
 from ..signing import Ed25519Signer, read_key_file
 from ..stores.opening import Place, key_of, origin_and_vkeys, origin_of

@@ -23,9 +23,12 @@ import errno
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict, replace
 
 from ..errors import BlocksError, Overtaken
 from ..pipeline.blocks import Entry, Kind
@@ -48,8 +51,7 @@ _TRIES = 20
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """What stands there. ``lifted``: ids of findings that were lifted, each with when it would have ended."""
 
     entries: tuple[Entry, ...] = ()

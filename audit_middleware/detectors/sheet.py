@@ -10,9 +10,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from ..errors import StoreError
 from ..stores.filesystem import replace_file
@@ -67,8 +68,7 @@ class Sheet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A file of its owner's, in an existing directory."""
 
     path: Path
@@ -126,8 +126,7 @@ class File:
         """See `Sheet`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A value in the log's database, which all hosts share."""
 
     shelf: SharedShelf

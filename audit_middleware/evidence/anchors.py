@@ -17,8 +17,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..errors import LogUnavailable
 from ..stores.filesystem import make_directory, sync_directory, write_all, write_new_file
@@ -32,8 +33,7 @@ _PATIENCE = 10.0  # seconds to wait for another writer
 _BLOCK = 2**16  # bytes read at a time from the end
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
+class Stamped(msgspec.Struct, frozen=True):
     """A checkpoint note and the DER bytes of a time stamp response (RFC 3161) over it."""
 
     note: bytes

@@ -30,6 +30,7 @@ import msgspec
 
 from ..archives.local import Folder
 from ..errors import ConfigError
+from ..ledger.checkpoint import CHECKPOINT
 from ..ledger.note import parse_vkey
 from ..ledger.proof import format_proof
 from ..model import Json
@@ -42,7 +43,6 @@ from .changes import append_control
 from .erasures import commitment_in, erasures_of
 from .holdings import Chosen, holdings, matches
 from .prove import Prover
-from .published import CHECKPOINT
 from .receipts import proof_of
 from .retention import writing
 from .rights import check_text, reading_keys

@@ -16,23 +16,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from ..archives.local import Folder
-from ..archives.opening import open_archive
 from ..errors import ArchiveError, ConfigError, FormatError, LogDamaged, LogForked, StoreError
 from ..ledger import tree
-from ..ledger.checkpoint import open_checkpoint
+from ..ledger.checkpoint import CHECKPOINT, open_checkpoint
 from ..ledger.note import Verifier, parse_vkey
-from ..ledger.trust import Policy, parse_policy
 from ..model import Json
 from ..stores.opening import Place, Store, open_log
 from ..stores.tail import Repair
 from .anchors import COSIGNED, newest_cosigned
-from .archive_objects import newest_archived
-from .published import CHECKPOINT
+
+if TYPE_CHECKING:
+    from ..ledger.trust import Policy
 
 TIMEOUT = 3.0
 """Seconds that all witnesses together have to answer."""
@@ -67,12 +67,11 @@ class KnownHead(Protocol):
         ...
 
 
-AskWitnesses = Callable[[Policy, str, float], Sequence[KnownHead]]
+AskWitnesses = Callable[["Policy", str, float], Sequence[KnownHead]]
 """``ask(trust, origin, timeout_s)`` returns what each witness shows, in about that time; never raises for one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """What one place shows: size and root that the log's key signed; no size where it knows nothing, or why."""
 
     place: str
@@ -81,8 +80,7 @@ class _Found:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """One head that was compared with the log's: ``same``, ``older``, ``none`` there, or ``unknown`` and why."""
 
     place: str
@@ -152,6 +150,8 @@ def open_compared(log: Place, repaired: Callable[[Repair], None] | None = None) 
 def _policy(trust: Path | None) -> Policy | None:
     if trust is None:
         return None
+    from ..ledger.trust import parse_policy  # here, and so on: few services compare with more than the log's folder
+
     try:
         return parse_policy(trust.read_bytes())
     except OSError as error:
@@ -195,6 +195,9 @@ def _opened(place: str, note: bytes, origin: str, verifiers: Sequence[Verifier])
 
 def _archive(place: str, origin: str, verifiers: Sequence[Verifier], timeout: float) -> _Found:
     """In a thread of its own, so that an archive that does not answer holds up nobody for longer than this."""
+    from ..archives.opening import open_archive
+    from .archive_objects import newest_archived
+
     answers: list[_Found | ConfigError] = []
 
     def ask() -> None:

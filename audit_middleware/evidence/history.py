@@ -19,7 +19,6 @@ from typing import Any
 
 from ..errors import LogUnavailable, RecordError, StoreError
 from ..ledger.canonical import decode
-from ..stores.columns import Filters
 from ..stores.journal import JournalStore
 from ..stores.opening import Store, open_index
 from ..stores.segments import list_segments, segment_path
@@ -66,6 +65,8 @@ def _by_index(store: Store, service: str) -> dict[str, Any] | None:
 
     A role that may only write does not know it, and starts all the same.
     """
+    from ..stores.columns import Filters  # here: a journal is not asked by its index
+
     try:
         found = (_entry(store, index) for index in open_index(store).find(Filters(action=STARTED), limit=_STARTS))
         return next((one for one in found if _is_start(one, service)), None)

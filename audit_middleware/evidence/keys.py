@@ -19,13 +19,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import ConfigError, KeyFileError, LogExists, StoreError
-from ..ledger.note import format_signer_key, format_vkey, parse_signer_key, parse_vkey
+from ..errors import ConfigError, LogExists, StoreError
+from ..ledger.note import format_signer_key, parse_vkey
 from ..model import Json
 from ..protocols import Clock
 from ..signing import SEED_SIZE, Ed25519Signer, read_key_file, replace_key_file, write_key_file
@@ -35,6 +35,7 @@ from ..stores.tail import Repair
 from .changes import append_control, changing
 from .heads import open_compared
 from .keywatch import RETIRED, ROTATED, KeyWatch
+from .signers import signers_of, vkey_of
 from .standing import carried_keys
 
 
@@ -44,52 +45,6 @@ class KeyChange:
 
     active: tuple[str, ...]
     size: int | None
-
-
-def signers_of(text: str) -> tuple[Ed25519Signer, ...]:
-    """Returns the signers of a key file's or variable's text: one ``PRIVATE+KEY`` a line, all of one origin.
-
-    Raises:
-        KeyFileError: There is none, one is there twice, or they are of different origins.
-        NoteError: A line is no signer key. Nothing of it is repeated.
-    """
-    parsed = [parse_signer_key(line) for line in text.split()]
-    if not parsed:
-        raise KeyFileError("signer key: there is none")
-    if len({name for name, _ in parsed}) > 1:
-        raise KeyFileError(f"signer keys of different logs: {', '.join(sorted({name for name, _ in parsed}))}")
-    if len(set(parsed)) < len(parsed):
-        raise KeyFileError(f"signer key of {parsed[0][0]}: the same key is there twice")
-    return tuple(Ed25519Signer(name, seed) for name, seed in parsed)
-
-
-def vkey_of(signer: Ed25519Signer) -> str:
-    """Returns a signer's verifier key."""
-    return format_vkey(signer.name, signer.public_key)
-
-
-def check_signers(signers: Iterable[Ed25519Signer], place: object, origin: str, vkeys: Collection[str]) -> None:
-    """Refuses keys whose signatures nobody who trusts the log's listed keys would accept.
-
-    Of the same origin they may be, and another log's all the same: made by a second `init`, or on a second host.
-
-    Args:
-        signers: What would sign.
-        place: What the log is called in messages.
-        origin: The log's name.
-        vkeys: The verifier keys that the log lists.
-
-    Raises:
-        ConfigError: One is not the log's.
-    """
-    for signer in signers:
-        if signer.name != origin:
-            raise ConfigError(f"the signing key is for {signer.name!r}, but the log {place} is {origin!r}")
-        if vkey_of(signer) not in vkeys:
-            raise ConfigError(
-                f"the signing key is none of the log {place}: it is {vkey_of(signer)}, and the log lists "
-                f"{', '.join(vkeys)}. Take the key that signs this log; audit-middleware keys rotate adds another one"
-            )
 
 
 def _refuse_existing(log: Database, origin: str) -> None:

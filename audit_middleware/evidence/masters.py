@@ -25,7 +25,7 @@ from ..stores.tail import Repair
 from .changes import append_control, changing
 from .control import as_owner
 from .heads import open_compared
-from .keys import signers_of
+from .signers import signers_of
 
 ROTATED = "audit.master_key_rotated"
 LOCK = "subject_keys"

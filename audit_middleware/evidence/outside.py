@@ -14,7 +14,7 @@ from ..archives.local import Folder
 from ..archives.opening import open_archive
 from ..errors import ConfigError, FormatError, NoteError, StoreError
 from ..ledger.anchors import Anchor, Outside, anchor_of
-from ..ledger.checkpoint import open_checkpoint
+from ..ledger.checkpoint import CHECKPOINT, open_checkpoint
 from ..ledger.note import Verifier
 from ..ledger.report import Finding
 from ..ledger.trust import Policy
@@ -24,7 +24,7 @@ from .anchors import COSIGNED, cosigned_notes, stamped_notes
 from .archive_objects import TRUST
 from .archive_report import lock_words
 from .archived import ArchiveReader
-from .published import CHECKPOINT, verify_published
+from .published import verify_published
 
 CHECKPOINTS = "checkpoints"
 """Folder of an archive with one file per checkpoint that was ever put there."""

@@ -12,16 +12,16 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..errors import RecordError, StoreError
 from ..ledger.canonical import decode
 from ..model import Json
 from ..protocols import Clock
 from ..signing import Ed25519Signer
-from ..stores.columns import Filters
 from ..stores.journal import JournalStore
 from ..stores.layout import Layout
 from ..stores.opening import Store, open_index
@@ -65,6 +65,8 @@ def is_archived(store: Store, digest: str) -> bool:
 
 
 def _by_index(store: Store, digest: str) -> bool:
+    from ..stores.columns import Filters  # here: a journal is not asked by its index
+
     archive = Archive(store)
     for index in open_index(store).find(Filters(action=ARCHIVED), newest_first=False):
         archive.note(index)

@@ -33,7 +33,7 @@ from pathlib import Path
 from ..archives.local import Folder
 from ..errors import ConfigError, EntriesPruned, FormatError, LogDamaged, LogForked
 from ..ledger import tree
-from ..ledger.checkpoint import open_checkpoint
+from ..ledger.checkpoint import CHECKPOINT, open_checkpoint
 from ..ledger.note import Verifier, parse_vkey
 from ..ledger.tiles import TILE_WIDTH
 from ..model import Head, Json
@@ -47,7 +47,7 @@ from .archiving import archived_size
 from .changes import append_control
 from .policies import restate
 from .publish import Publisher
-from .published import CHECKPOINT, open_published, prune_published
+from .published import open_published, prune_published
 from .retention import Retention, months_before, retention_of, times, writing
 from .standing import PRUNED, Standing, Standings, read_standings
 

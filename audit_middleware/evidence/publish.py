@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from ..archives.local import Folder, Object
 from ..errors import EntriesPruned, FormatError, LogDamaged, LogForked
 from ..ledger import tiles, tree
+from ..ledger.checkpoint import CHECKPOINT
 from ..ledger.note import Verifier
 from ..ledger.tiles import TILE_WIDTH, Bundle, Tile
 from ..model import Head
@@ -36,7 +37,6 @@ from ..protocols import LogStore
 from ..stores.opening import Place
 from .growing import Growing
 from .published import (
-    CHECKPOINT,
     Published,
     bundle_entries,
     open_published,

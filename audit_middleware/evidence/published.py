@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from ..archives.local import Folder
 from ..errors import FormatError, LogDamaged, LogForked, RecordError
 from ..ledger import canonical, tiles, tree
-from ..ledger.checkpoint import Checkpoint, open_checkpoint
+from ..ledger.checkpoint import CHECKPOINT, Checkpoint, open_checkpoint
 from ..ledger.lines import from_decimal
 from ..ledger.note import Verifier
 from ..stores.opening import Place
 from .anchors import newest_cosigned
-
-CHECKPOINT = "checkpoint"
 
 MINIMUM = "minimum"
 """Object that says from which index on a pruned folder has entries: decimal and a newline."""

@@ -31,7 +31,7 @@ from ..stores.opening import Place, Store, open_log, origin_of
 from .changes import append_control, changing
 from .control import as_owner
 from .heads import open_compared
-from .keys import signers_of
+from .signers import signers_of
 from .standing import (
     HELD,
     RELEASED,

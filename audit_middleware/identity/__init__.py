@@ -6,12 +6,16 @@ An identifier is any callable ``(scope) -> Subject | None``, sync or async (`pro
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .chain import first_of
 from .claims import resolve_roles
 from .correlation import CorrelationFilter, correlate, correlate_client, join_span, outgoing_headers
-from .jwt import JWTIdentifier
 from .proxies import ClientAddress
 from .starlette_user import from_scope
+
+if TYPE_CHECKING:
+    from .jwt import JWTIdentifier
 
 __all__ = [
     "ClientAddress",
@@ -25,3 +29,11 @@ __all__ = [
     "outgoing_headers",
     "resolve_roles",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "JWTIdentifier":  # when it is asked for: many services know their callers otherwise
+        from .jwt import JWTIdentifier
+
+        return JWTIdentifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,16 +14,19 @@ there; a second line of type 0x06 (ML-DSA-44 cosignature) and witnesses' cosigna
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ..errors import FormatError
 from . import tree
 from .lines import LARGEST, check_text, from_base64, from_decimal, is_name, to_base64
 from .note import Note, Signer, Verifier, open_note, sign
 
+CHECKPOINT = "checkpoint"
+"""The name under which a published log shows its newest one (C2SP tlog-tiles)."""
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+
+class Checkpoint(msgspec.Struct, frozen=True):
     """What a checkpoint says: the log, its size in entries, its root of 32 bytes."""
 
     origin: str

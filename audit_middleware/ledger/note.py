@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 
+import msgspec
+
 from ..errors import NoteError
 from . import cosignature
 from .lines import check_text, from_base64, has_control, is_name, to_base64
@@ -92,8 +94,7 @@ class Verifier:
         return cosignature.verify(self.type, self.name, self.public_key, text, body)
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """One signature line. ``type`` is known only for a verified line."""
 
     name: str
@@ -114,8 +115,7 @@ class Signature:
         return f"{_DASH}{self.name} {to_base64(self.key_id + self.body)}\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """A note that was opened: at least one line holds under a known key."""
 
     text: str

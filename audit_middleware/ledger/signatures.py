@@ -20,17 +20,15 @@ The tests hold this to all cases of C2SP/CCTV ed25519.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..errors import NoteError
 
-try:
-    from cryptography.hazmat.primitives.asymmetric import mldsa
-except ImportError:  # cryptography before 48
-    mldsa = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 
 ED25519 = 0x01
 """A plain Ed25519 signature over the note's text."""
@@ -89,10 +87,12 @@ def public_key_of(kind: int, seed: bytes) -> bytes:
     """Returns the raw public key that a seed of 32 bytes leads to; `NoteError` when it cannot be derived here."""
     if kind != COSIGNATURE_MLDSA44:
         return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-    if mldsa is None:
-        raise NoteError(_NO_MLDSA)
-    try:
-        return mldsa.MLDSA44PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
+    try:  # the import is here, because few logs have such keys
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+        return MLDSA44PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
+    except ImportError as error:  # cryptography before 48
+        raise NoteError(_NO_MLDSA) from error
     except UnsupportedAlgorithm as error:
         raise NoteError("ML-DSA-44: the OpenSSL behind cryptography has no ML-DSA") from error
 
@@ -104,10 +104,12 @@ def _ed25519(public_key: bytes) -> Ed25519PublicKey:
 
 
 @lru_cache(maxsize=256)
-def _mldsa44(public_key: bytes) -> mldsa.MLDSA44PublicKey:
-    if mldsa is None:
-        raise NoteError(_NO_MLDSA)
+def _mldsa44(public_key: bytes) -> MLDSA44PublicKey:
     try:
-        return mldsa.MLDSA44PublicKey.from_public_bytes(public_key)
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
+
+        return MLDSA44PublicKey.from_public_bytes(public_key)
+    except ImportError as error:  # cryptography before 48
+        raise NoteError(_NO_MLDSA) from error
     except UnsupportedAlgorithm as error:
         raise NoteError("ML-DSA-44: the OpenSSL behind cryptography has no ML-DSA") from error

@@ -38,9 +38,10 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
-from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..errors import LogBusy, LogUnavailable
 from ..model import Receipt

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from ..errors import RecordError
 from ..model import Receipt
-from ..privacy.sealing import KEY_ERRORS
+from ..privacy.guarding import KEY_ERRORS
 from ..protocols import Clock
 from ..stores.frames import check_entry
 from .custody import Custody
@@ -40,8 +39,7 @@ MakeGap = Callable[[int, int, int, str], Any]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """Records that were lost: how many, when the first and the last, why."""
 
     count: int
@@ -55,8 +53,7 @@ class Gap:
         return Gap(self.count + count, min(self.first_ns, now), max(self.last_ns, now), causes)
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(msgspec.Struct, frozen=True):
     """What a writer has done in this process. ``failed`` and ``batches`` count commits, the others records."""
 
     written: int = 0

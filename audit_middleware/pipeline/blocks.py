@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from ..context import clean
 from ..model import Subject
@@ -36,8 +37,7 @@ def recorded_id(subject_id: str) -> str:
     return clean(subject_id, _ID)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One line of the list.
 
     Attributes:
@@ -64,8 +64,7 @@ class Entry:
         return f"{'by hand' if self.rule == MANUAL else 'finding'} {self.finding_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What is held against one caller now: the rules, the block that ends last, and the seconds until then."""
 
     rules: tuple[str, ...]
@@ -73,14 +72,12 @@ class Standing:
     left_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     entry: Entry
     ends: float  # by the monotonic clock
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """The list by caller. Immutable."""
 
     users: Mapping[str, tuple[_Held, ...]]

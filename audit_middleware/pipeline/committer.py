@@ -12,12 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..errors import EntriesPruned, LogBusy, LogDamaged, LogForked, LogUnavailable, StoreError
 from ..model import Head
-from ..privacy.sealing import KEY_ERRORS
+from ..privacy.guarding import KEY_ERRORS
 from ..protocols import KnowsCommits, LogStore, Sealer
 from .batch import Batch, Counters, Gap
 from .company import Company

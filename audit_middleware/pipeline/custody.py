@@ -17,16 +17,19 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import AuditError
 from ..model import Json
-from ..persons import Personal
-from ..privacy.covering import About, about, withheld
+from ..persons import About, Personal
+from ..privacy.guarding import KEY_ERRORS, guarded
 from ..privacy.sealed import commitment
-from ..privacy.sealing import KEY_ERRORS, Plans, Sealing, guarded
 from ..protocols import SubjectKeys
 from .facts import Facts, Intent
 from .statement import Statement
+
+if TYPE_CHECKING:
+    from ..privacy.sealing import Plans, Sealing
 
 __all__ = ["Cover", "Custody", "Declared", "OpenKeys"]
 
@@ -52,25 +55,39 @@ class Custody:
 
     def __init__(self, open_keys: OpenKeys, origin: str, tell: Callable[[Mapping[str, Json]], Statement]) -> None:
         """``tell(extra)`` makes an `audit.subject_keys`."""
-        self.declared: Declared | None = None
-        """What the policy in force calls personal; ``None`` where that is nothing. Set from any thread."""
+        self._declared: Declared | None = None
         self._open = open_keys
         self._origin = origin
         self._tell = tell
         self._process = os.getpid()
-        self._plans = Plans()
+        self._plans: Plans | None = None  # made with the first declaration
         self._withholds = False
         self._failed = False
         self._keys: SubjectKeys | None = None
         self._sealing: Sealing | None = None
         self._listed: dict[str, None] = {}  # told of in entries that the log has not acknowledged yet
 
+    @property
+    def declared(self) -> Declared | None:
+        """What the policy in force calls personal; ``None`` where that is nothing. Set from any thread."""
+        return self._declared
+
+    @declared.setter
+    def declared(self, declared: Declared | None) -> None:
+        if declared is not None and self._plans is None:
+            # Not above: it brings the ciphers along, and many policies call nothing personal. Not with the first such
+            # record either: that would wait, and in an outage there may be no descriptor left to read a module by.
+            from ..privacy.sealing import Plans
+
+            self._plans = Plans()
+        self._declared = declared
+
     # --- one record ----------------------------------------------------------------------------------------------
 
     def cover(self, item: Facts | Intent | Statement) -> Cover | None:
         """What covers the record of an item; ``None`` where nothing in it is personal. Of what the log says of itself
         only amendments are a person's."""
-        if self.declared is None:
+        if self._declared is None:
             return None
         if isinstance(item, Statement):
             if item.amends is not None:
@@ -80,12 +97,14 @@ class Custody:
         return self._cover(action.name if action is not None else None)
 
     def _cover(self, action: str | None, whose: About | None = None) -> Cover | None:
-        declared = self.declared
+        declared, plans = self._declared, self._plans
         personal = declared(action) if declared is not None else None
-        if not personal:
+        if not personal or plans is None:
             return None
         if self._withholds:
-            plan, amends = self._plans.of(personal), whose is not None
+            from ..privacy.covering import about, withheld
+
+            plan, amends = plans.of(personal), whose is not None
             return lambda record: withheld(record, plan, whose or about(record), amends=amends)
         sealing = self._sealing or self._opened()
         return lambda record: sealing.apply(record, personal, whose)
@@ -97,7 +116,7 @@ class Custody:
         if self._process != os.getpid():
             self._forget_the_parents()
         self._withholds = withholds
-        if withholds or self.declared is None:
+        if withholds or self._declared is None:
             return
         if self._sealing is not None:
             self._sealing.begin()
@@ -147,6 +166,8 @@ class Custody:
         self._failed = False
 
     def _opened(self) -> Sealing:
+        from ..privacy.sealing import Sealing
+
         keys = guarded(self._open)
         try:
             sealing = Sealing(keys, self._origin)

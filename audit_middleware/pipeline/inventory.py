@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
+
+import msgspec
 
 from ..frameworks.inventory import RouteInfo
 from ..ledger.canonical import encode_trusted
@@ -39,8 +40,7 @@ PROBLEMS = {
 """Every way in which routes and policy do not fit together, by the code that reports give it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One thing that does not fit. ``route`` or ``line`` (in the policy file) says where; neither: the application."""
 
     code: str
@@ -52,8 +52,7 @@ class Problem:
         return f"{_named(self.route)}: {self.text}" if self.route else self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One route and what the policy says of it; ``problem`` is ``None`` where all is well."""
 
     route: RouteInfo
@@ -63,8 +62,7 @@ class Row:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(msgspec.Struct, frozen=True):
     """All routes under one policy. ``digest`` is SHA-256 over the canonical JSON of the manifest."""
 
     rows: tuple[Row, ...]

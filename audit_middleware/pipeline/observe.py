@@ -45,7 +45,8 @@ CAPTURED = frozenset({"request", "response"})
 """Levels of records that hold bodies."""
 
 _HTTP = {"type": "http"}
-_NORMAL_CLOSE = frozenset({1000, 1001, 1005, None, *range(3000, 5000)})  # from 3000 on: the application's own codes
+_NORMAL_CLOSE = frozenset({1000, 1001, 1005, None})
+_OWN_CODES = range(3000, 5000)  # those of the application
 
 
 async def observe(
@@ -273,7 +274,8 @@ class _WebSocket(_Http):
             facts.request_size += _size(message)
         elif message["type"] == "websocket.disconnect":
             self._gone = True
-            facts.aborted |= message.get("code") not in _NORMAL_CLOSE
+            code = message.get("code")
+            facts.aborted |= code not in _NORMAL_CLOSE and code not in _OWN_CODES
         return message
 
     async def send(self, message: Message) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ..context import Correlation, clean, few_texts, plain
 from ..errors import RecordError
@@ -34,8 +35,7 @@ _REMEMBERED = 256  # bytes of a user agent that is worth remembering
 _NOT_FORWARDED: Mapping[str, Json] = {"untrusted": [], "header": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(msgspec.Struct, frozen=True):
     """Which service writes. ``instance`` is one process: its ``sequence`` numbers are dense from 0."""
 
     name: str

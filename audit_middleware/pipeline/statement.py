@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from ..context import Notes, clean, plain
 from ..model import NOBODY, Json, Outcome, Resource, Severity, Subject
-from ..privacy.covering import About
+from ..persons import About
 from .facts import resource_of
 
 _SHORT, _PROPERTIES = 256, 4096  # bytes of text, bytes of JSON
@@ -21,8 +22,7 @@ class Amends(NamedTuple):
     whose: About
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """A record about the log itself or about work outside a request; ``fields`` overrides the record's defaults.
 
     ``verbatim`` joins ``extra`` as it is: what the log keeps byte for byte and nobody from outside has written.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
+
+import msgspec
 
 from .document import Node, Pair, ScalarNode
 from .findings import join
@@ -29,8 +30,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]{1,64}@[A-Za-z0-9.-]{1,190}
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,255}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One setting: what it is, and what it says in an editor. ``words`` are those of a word, ``most`` of a number."""
 
     kind: Kind
@@ -85,8 +85,7 @@ CHANNEL_TYPES: tuple[str, ...] = tuple(OPTIONS)
 _NO_SECRET = "a secret does not stand in this file: write ${VARIABLE} or file:PATH"  # noqa: S105 - a message
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """Where notifications go: its type, and the settings that the file gives; secrets as references."""
 
     type: str

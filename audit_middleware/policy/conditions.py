@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
+
+import msgspec
 
 from ..errors import ConditionError
 from ..model import Resource, Subject
@@ -55,8 +56,7 @@ _WORDS = ("all", "any", "not", "predicate")
 _ROOT_EXAMPLES = (*_WORDS, "subject.id", "resource.id", "resource.type", "context.ip", "context.time")
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(msgspec.Struct, frozen=True):
     """One operator on one attribute."""
 
     path: str
@@ -64,29 +64,25 @@ class Compare:
     operand: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A registered predicate, by name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class AllOf:
+class AllOf(msgspec.Struct, frozen=True):
     """Every part holds."""
 
     parts: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(msgspec.Struct, frozen=True):
     """At least one part holds."""
 
     parts: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(msgspec.Struct, frozen=True):
     """The part does not hold."""
 
     part: Condition
@@ -257,8 +253,7 @@ def paths(condition: Condition) -> frozenset[str]:
 # --- compiling ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledCondition:
+class CompiledCondition(msgspec.Struct, frozen=True):
     """A condition ready to run. ``parts`` are those of an ``all``: each can be asked alone, to name what failed;
     ``inner`` are those of ``all``, ``any`` and ``not``, for an explanation."""
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 import yaml
 
 from .findings import Findings, join
@@ -43,8 +43,7 @@ _AMBIGUOUS_NUMBER = re.compile(
 _MAX_INTEGER = 2**53 - 1  # what every JSON reader keeps exactly (RFC 8785, I-JSON)
 
 
-@dataclass(frozen=True, slots=True)
-class ScalarNode:
+class ScalarNode(msgspec.Struct, frozen=True):
     """A scalar as written; ``plain`` means without quotes."""
 
     text: str
@@ -52,24 +51,21 @@ class ScalarNode:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListNode:
+class ListNode(msgspec.Struct, frozen=True):
     """A sequence."""
 
     items: tuple[Node, ...]
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A mapping's value and the line of its key."""
 
     line: int
     value: Node
 
 
-@dataclass(frozen=True, slots=True)
-class MapNode:
+class MapNode(msgspec.Struct, frozen=True):
     """A mapping, in the order of the file."""
 
     items: dict[str, Pair]

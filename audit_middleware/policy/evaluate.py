@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from ..errors import ConditionError
 from ..model import ANONYMOUS, Cause, Decision, Effect, Level, Mode, Outcome, Resource, Severity, Subject
 from ..persons import Personal
@@ -53,8 +55,7 @@ MAX_NEAR_MISS = 200  # characters; a record has to hold them all
 Grant = tuple[int, Decision]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompiledRule:
+class CompiledRule(msgspec.Struct, frozen=True, eq=False):
     """One rule. ``grantees`` are the role names that bring one of ``roles``, by inheritance."""
 
     name: str
@@ -92,8 +93,7 @@ class CompiledRule:
         return f"{self.name}: roles {', '.join(self.roles)}"[:MAX_NEAR_MISS] if held else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompiledAction:
+class CompiledAction(msgspec.Struct, frozen=True, eq=False):
     """One action, ready to decide. The fields up to ``stated`` are those of the file, with defaults filled in;
     ``stated`` names those of ``event`` and ``severity`` that are no defaults."""
 

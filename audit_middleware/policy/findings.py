@@ -6,7 +6,6 @@ Every finding is one line, ``file:line: key.path: text``; a hint at the nearest 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NoReturn
 
 from ..errors import PolicyError
@@ -60,5 +59,7 @@ def join(path: str, key: str) -> str:
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or nothing when no valid name is near."""
+    from difflib import get_close_matches  # here: most policies are right
+
     close = get_close_matches(name, list(valid), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from .conditions import Call, Condition, leaves, paths
 
 __all__ = ["NOTHING", "Needs", "needs_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(msgspec.Struct, frozen=True):
     """What rules read that a request does not bring by itself: names of the resource's properties, and its body.
 
     ``anything``: a predicate is asked, and nobody knows what it reads of the resource.

@@ -11,11 +11,12 @@ import ipaddress
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
+
+import msgspec
 
 from ..errors import ConditionError
 from ..model import Resource, Subject
@@ -28,8 +29,7 @@ from .reader import Reader
 __all__ = ["OPERATORS", "Operator", "Window", "address_range", "zone_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """A daily window in a zone, in minutes since midnight; ``end`` is excluded and may lie before ``start``."""
 
     start: int
@@ -37,8 +37,7 @@ class Window:
     zone: str
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """How an operator reads its operand from the file, and becomes a test of the attribute that ``get`` reads."""
 
     read: Callable[[Reader, Node, str], Any]

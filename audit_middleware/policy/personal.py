@@ -12,22 +12,20 @@ is stricter. In a compiled mapping
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from ..errors import PolicyError
 from ..persons import HOWS, How, Personal, Treatment, Whose
 from .document import MapNode, Node, ScalarNode
-from .fields import canonical_path, leaves, problem
 from .findings import join, nearest
-from .profiles import PROFILES
 from .reader import Reader
 
 __all__ = [
     "CLEAR",
     "NOTHING",
-    "canonical_path",
     "effective",
     "in_words",
     "merged",
@@ -45,8 +43,7 @@ _Asked = tuple[How, Whose | None]
 _SYNONYMS = {"redact": "drop", "remove": "drop", "encrypt": "seal", "hash": "commit", "pseudonym": "token"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(msgspec.Struct, frozen=True):
     """One line of a mapping: what a field shall be, where it is said, and under which name."""
 
     treatment: Treatment
@@ -108,6 +105,8 @@ def _compiled(found: Mapping[str, Treatment]) -> Personal:
 
 def read_personal(reader: Reader, node: Node, path: str = "personal") -> tuple[Personal, str | None]:
     """The policy's ``personal:``, compiled, and the profile it starts from."""
+    from .profiles import PROFILES  # here, as with the fields: many policies call nothing personal
+
     profile: str | None = None
     said: dict[str, _Said] = {}
     if isinstance(node, MapNode):
@@ -167,6 +166,8 @@ def _nested(
 
 def _fields(reader: Reader, node: MapNode, path: str) -> dict[str, _Said]:
     """What a mapping says of each field; where a part of the record and a field in it are named, the field counts."""
+    from .fields import canonical_path, leaves, problem
+
     named: dict[str, tuple[_Asked, int, str]] = {}
     if not node.items:
         reader.findings.add(node.line, path, "nothing is declared: remove it, or name a field")

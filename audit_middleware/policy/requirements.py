@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from ..context import MAX_REASON
 from ..errors import ConditionError
@@ -53,8 +55,7 @@ _UTC = ZoneInfo("UTC")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]").search
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """What a request brings to meet requirements. ``confirm``: the text that it repeats, or ``True``, the right one."""
 
     reason: str | None = None

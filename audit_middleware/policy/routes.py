@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from .document import Node, Pair
 from .findings import join, nearest
@@ -34,8 +35,7 @@ _TEMPLATE = re.compile(rf"/(?:[^\s{{}}?#]|{_PARAMETER.pattern})*")
 _RESOURCE = re.compile(r"[A-Za-z0-9_.-]+(?:/\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
 
-@dataclass(frozen=True, slots=True)
-class RouteEntry:
+class RouteEntry(msgspec.Struct, frozen=True):
     """One entry: for ``methods`` on ``template`` either an ``action`` (with a resource template) or an exemption.
 
     ``exempt`` is the reason; ``until`` is the last day (UTC) on which the exemption holds.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
+
+import msgspec
 
 from ..model import Level, Mode, Outcome, Severity
 from ..persons import Personal
@@ -113,8 +114,7 @@ DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSpec:
+class RuleSpec(msgspec.Struct, frozen=True):
     """An allow or deny rule. No roles means every caller that ``when`` admits."""
 
     name: str
@@ -131,8 +131,7 @@ class RuleSpec:
         return body
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
+class Requirements(msgspec.Struct, frozen=True):
     """What a caller who may act still has to bring; ``auth_age`` is in seconds, ``reason`` a pattern or presence."""
 
     mfa: bool = False
@@ -149,16 +148,14 @@ class Requirements:
         return {key: value for key, value in body.items() if value}
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """At most ``count`` requests in any window of ``seconds``."""
 
     count: int
     seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """How often, and how many at once, counted per subject, tenant, address or action."""
 
     rate: Rate | None = None
@@ -177,8 +174,7 @@ class Limit:
         return body
 
 
-@dataclass(frozen=True, slots=True)
-class ActionSpec:
+class ActionSpec(msgspec.Struct, frozen=True):
     """One action as the file says it, with every default filled in.
 
     ``notify_outcomes`` are those of which the channels of ``notify`` hear; none are all. ``personal`` is what the
@@ -200,7 +196,7 @@ class ActionSpec:
     on_log_failure: LogFailure = "deny"
     notify: tuple[str, ...] = ()
     notify_outcomes: tuple[Outcome, ...] = ()
-    personal: Personal = field(default_factory=lambda: NOTHING)
+    personal: Personal = msgspec.field(default_factory=lambda: NOTHING)
     stated: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
@@ -226,16 +222,14 @@ class ActionSpec:
         return body
 
 
-@dataclass(frozen=True, slots=True)
-class Redaction:
+class Redaction(msgspec.Struct, frozen=True):
     """What never reaches a record: ``keys`` are names or dotted globs; ``patterns`` are known names or ``re:<RE2>``."""
 
     keys: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySpec:
+class PolicySpec(msgspec.Struct, frozen=True):
     """A whole file. ``roles`` maps each role to those it directly inherits.
 
     ``personal`` has the ``profile`` spelled out: the digest covers what is done, not what a profile is called.
@@ -244,12 +238,12 @@ class PolicySpec:
     name: str
     mode: Mode = "enforce"
     default: Literal["deny", "allow"] = "deny"
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    actions: Mapping[str, ActionSpec] = field(default_factory=lambda: MappingProxyType({}))
+    roles: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    actions: Mapping[str, ActionSpec] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     routes: tuple[RouteEntry, ...] = ()
-    channels: Mapping[str, Channel] = field(default_factory=lambda: MappingProxyType({}))
+    channels: Mapping[str, Channel] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     redact: Redaction = Redaction()
-    personal: Personal = field(default_factory=lambda: NOTHING)
+    personal: Personal = msgspec.field(default_factory=lambda: NOTHING)
     profile: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -8,46 +8,18 @@ of a body. Beside them, whatever of these says the user's id in so many words.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote_plus
 
-from ..model import ANONYMOUS, Json
-from ..persons import Person, Treatment, acted_on
+from ..model import Json
+from ..persons import About, Treatment
 from .patterns import REDACTED
 from .places import INPUTS, RESOURCE_ID, USER_ID, Hide, Plan, Rule, is_empty, shaped, walk
 
-__all__ = ["WITHHELD", "About", "about", "covered", "withheld"]
+__all__ = ["WITHHELD", "about", "covered", "withheld"]
 
 WITHHELD = "personal_withheld"
 """The flag of a record whose personal fields were dropped because no keys were to be had."""
-
-_SYSTEM = "system"
-
-
-class About(NamedTuple):
-    """Whose data a record holds: the user's id and type, and what was acted on."""
-
-    user_id: str
-    user_type: str
-    resource_type: str | None = None
-    resource_id: str | None = None
-
-    @property
-    def nobody(self) -> bool:
-        """True where the id says of nobody in particular who it was, and stays as it is."""
-        return self.user_id == self.user_type and self.user_id in (ANONYMOUS, _SYSTEM)
-
-    def user(self, day: str) -> Person:
-        """Whose key covers what the caller sent: a person's, or that of the day (``2026-11-23``)."""
-        if self.user_type == ANONYMOUS or self.nobody:
-            return Person("day", day)
-        return Person("user", self.user_id)
-
-    def resource(self, day: str) -> Person:
-        """Whose key covers what was acted on; of a thing without a name, that of the day."""
-        if self.resource_id is None:
-            return Person("day", day)
-        return acted_on(self.resource_type or "", self.resource_id)
 
 
 def about(record: Mapping[str, Any]) -> About:

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ..model import Json
 from ..persons import Person, SubjectKey
 from ..protocols import SubjectKeys
+from .guarding import guarded
 from .places import USER_ID
 from .sealed import Mark, binding, commitment, parse, place_of, text_of
-from .sealing import NONCE, guarded, json_of, message
+from .sealing import NONCE, json_of, message
 
 __all__ = ["Opener", "State", "display", "marked", "shown"]
 

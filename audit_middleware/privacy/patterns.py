@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -92,6 +91,8 @@ def _lookup(name: str) -> tuple[str, Check]:
     if name.startswith("re:"):
         return name[3:], _always
     if name not in NAMED:
+        from difflib import get_close_matches  # here: most names are right
+
         near = get_close_matches(name, NAMED, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(NAMED)} and re:<RE2 pattern>"
         raise ConfigError(f"redact: there is no pattern {name!r}: {hint}")

@@ -15,25 +15,21 @@ from __future__ import annotations
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..errors import MasterKeyError, SubjectKeysError
 from ..model import Json
-from ..persons import Person, Personal, SubjectKey
+from ..persons import About, Person, Personal, SubjectKey
 from ..protocols import SubjectKeys
-from .covering import About, about, covered
+from .covering import about, covered
+from .guarding import guarded
 from .patterns import REDACTED
 from .places import RESOURCE_ID, USER_ID, Plan, Rule
 from .sealed import Mark, base64_of, binding, text_of
 
-__all__ = ["KEY_ERRORS", "NONCE", "Plans", "Sealing", "guarded", "json_of", "message"]
-
-KEY_ERRORS = (SubjectKeysError, MasterKeyError)
-"""What the keys' store raises; nothing is written in clear then."""
+__all__ = ["NONCE", "Plans", "Sealing", "json_of", "message"]
 
 NONCE = 12
 _NONCES = 512  # drawn at once
@@ -42,23 +38,10 @@ _LONGEST_NAME = 256
 
 json_of = msgspec.json.Encoder(order="sorted").encode
 
-T = TypeVar("T")
-
 
 def message(place: bytes, data: bytes) -> bytes:
     """What a commitment is made over."""
     return b"%b\0%b" % (place, data)
-
-
-def guarded(call: Callable[..., T], *args: Any) -> T:
-    """A call to the keys' store. Whatever a driver raises is one of `KEY_ERRORS` here."""
-    try:
-        return call(*args)
-    except KEY_ERRORS:
-        raise
-    # Broad on purpose: a driver of any kind may fail in any way, and its message may name a person.
-    except Exception as error:
-        raise SubjectKeysError(f"the store of persons' keys failed: {type(error).__name__}") from error
 
 
 class Plans:
@@ -105,7 +88,7 @@ class Sealing:
         """By token, the keys that were handed out and whose commitment the log is not known to hold."""
 
     def begin(self) -> None:
-        """Forgets what was kept of keys if any was erased since, by whomever. Raises one of `KEY_ERRORS`."""
+        """Forgets what was kept of keys if any was erased since, by whomever. Raises one of `guarding.KEY_ERRORS`."""
         generation = guarded(self._keys.generation)
         if generation != self._generation:
             self._known.clear()

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..errors import ConfigError, LogDamaged, LogExists, LogForked, LogNotFound
 from ..model import Head
@@ -26,8 +27,7 @@ from .filesystem import make_directory, sync_directory, write_new_file, write_si
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The paths of one journal."""
 
     root: Path
@@ -63,8 +63,7 @@ class Layout:
         return self.root / "index.sqlite"
 
 
-@dataclass(frozen=True, slots=True)
-class JournalConfig:
+class JournalConfig(msgspec.Struct, frozen=True):
     """What was decided when the log was created; ``created`` is RFC 3339 text, ``vkeys`` are C2SP verifier keys."""
 
     origin: str

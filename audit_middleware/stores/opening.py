@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError, LogUnavailable
 from ..protocols import LogStore
 from ..urls import UNREADABLE, is_plain, shown_url
-from .columns import Filters
 from .filesystem import make_directory
 from .frames import RawFrame
 from .journal import LOCK_TIMEOUT, JournalStore
@@ -34,6 +33,9 @@ from .lock import ProcessLock
 from .shelf import Folder, SharedShelf, Shelf
 from .tail import Repair
 from .waiting import Polling, Watch
+
+if TYPE_CHECKING:  # only who searches needs columns
+    from .columns import Filters
 
 STATE = "AUDIT_STATE"
 """Environment: the folder of this host for a log in a database."""

@@ -6,9 +6,10 @@ does the work next finds what the one before it kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from .filesystem import replace_file
 
@@ -39,8 +40,7 @@ class Shelf(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(msgspec.Struct, frozen=True):
     """Files in one folder, which exists; the caller holds a lock."""
 
     path: Path

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..errors import FormatError, LogDamaged
 from ..model import Head
@@ -24,8 +25,7 @@ from .frames import Commit
 from .segments import last_commit_line, list_segments, read_at, segment_path
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A whole frame in a segment: where it starts and ends, and its commit."""
 
     start: int
@@ -33,13 +33,12 @@ class Place:
     commit: Commit
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(msgspec.Struct, frozen=True):
     """Where a log ends: the last segment, the offset after its last whole frame, the head there, the bytes beyond."""
 
     segment: int = 0
     end: int = 0
-    head: Head = Head()  # noqa: RUF009 - frozen
+    head: Head = Head()
     excess: int = 0
 
 
@@ -153,8 +152,7 @@ def _commit_at(descriptor: int, path: Path, start: int, end: int) -> Commit:
         raise LogDamaged(f"{path}: offset {start}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(msgspec.Struct, frozen=True):
     """A torn write that was cut off: from which segment and offset, how many bytes, and where they are kept."""
 
     segment: Path

@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..context import clean
 from ..detectors.blocklist import BlockList, Signature

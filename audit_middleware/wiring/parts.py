@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 from starlette.routing import Router
@@ -20,9 +20,8 @@ from starlette.routing import Router
 from ..context import Notes
 from ..errors import LogBusy, LogSpooled, LogUnavailable, RecordError, StoreError
 from ..evidence.control import repaired, statement
-from ..evidence.heads import AskWitnesses, Compared, compare_heads
-from ..evidence.keys import check_signers, signers_of
-from ..evidence.witness_client import witness_heads
+from ..evidence.heads import AskWitnesses, Compared, KnownHead, compare_heads
+from ..evidence.signers import check_signers, signers_of
 from ..identity.correlation import join_span
 from ..identity.proxies import ClientAddress
 from ..identity.starlette_user import from_scope
@@ -50,6 +49,9 @@ from ..stores.spool import Spool
 from ..stores.tail import Repair
 from .background import Background
 from .subjects import check_subjects, custody_for
+
+if TYPE_CHECKING:
+    from ..ledger.trust import Policy as Trust
 
 logger = logging.getLogger("audit_middleware")
 
@@ -233,12 +235,18 @@ def service_of(settings: Settings) -> Service:
     return Service(settings.service, settings.service_version, instance, settings.environment)
 
 
+def _ask_witnesses(trust: Trust, origin: str, timeout: float) -> Sequence[KnownHead]:
+    from ..evidence.witness_client import witness_heads  # here: few services ask any at their start
+
+    return witness_heads(trust, origin, timeout)
+
+
 def build_parts(
     settings: Settings,
     identify: Identifier | None = None,
     predicates: Mapping[str, Any] | None = None,
     *,
-    ask_witnesses: AskWitnesses | None = witness_heads,
+    ask_witnesses: AskWitnesses | None = _ask_witnesses,
 ) -> Parts:
     """Everything but the application: policy, key, log and writer, checked; and the log's heads compared.
 

@@ -8,10 +8,10 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.routing import Router
 

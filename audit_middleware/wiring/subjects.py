@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from ..errors import ConfigError, MasterKeyError, StoreError, SubjectKeysError
 from ..evidence.control import statement
-from ..evidence.erasures import KEYS, replay_erasures
 from ..model import Json
 from ..pipeline.custody import Custody, Declared
 from ..pipeline.statement import Statement
 from ..policy.evaluate import Policy
-from ..privacy.keys import open_keys
-from ..privacy.masters import open_master
-from ..privacy.sealing import guarded
+from ..privacy.guarding import guarded
 from ..protocols import Clock, SubjectKeys
 from ..settings import Settings
 from ..stores import opening
@@ -31,6 +29,10 @@ def open_subjects(settings: Settings, origin: str) -> SubjectKeys:
     Raises:
         SubjectKeysError, MasterKeyError, ConfigError: it is not there, or cannot be opened, or the log cannot be read.
     """
+    from ..evidence.erasures import replay_erasures  # here, and so on: many policies call nothing personal
+    from ..privacy.keys import open_keys
+    from ..privacy.masters import open_master
+
     keys = open_keys(settings.subject_keys_place, origin, open_master(settings.master_key_url, origin))
     try:
         place = opening.place_of(settings.log, settings.state)
@@ -90,6 +92,8 @@ def custody_for(settings: Settings, origin: str, clock: Clock = time.time_ns) ->
     """What seals the records of one process; it opens nothing yet."""
 
     def tell(extra: Mapping[str, Json]) -> Statement:
+        from ..evidence.erasures import KEYS
+
         # As it is: one commitment in a hundred has digits in it that could be a card number.
         return replace(statement(KEYS, "info", clock=clock), verbatim=extra)
 

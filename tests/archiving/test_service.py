@@ -18,8 +18,8 @@ from audit_middleware.evidence.archive_follow import ArchiveFollower
 from audit_middleware.evidence.archive_rounds import MemoryFile, Rounds, Teller, Wanted
 from audit_middleware.evidence.archived import ArchiveReader
 from audit_middleware.evidence.heads import compare_heads
-from audit_middleware.evidence.keys import signers_of
 from audit_middleware.evidence.retention import place_hold, release_hold, set_retention
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.ledger.note import parse_vkey
 from audit_middleware.signing import Ed25519Signer, read_key_file
 from audit_middleware.stores.journal import JournalStore
@@ -317,7 +317,9 @@ def test_memory_that_cannot_be_used_is_begun_anew(tmp_path: Path) -> None:
 
 def test_the_archives_head_is_compared_in_bounded_time(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr("audit_middleware.evidence.heads.open_archive", lambda *_, **__: (go_on.wait(60), Bucket())[1])
+    monkeypatch.setattr(
+        "audit_middleware.archives.opening.open_archive", lambda *_, **__: (go_on.wait(60), Bucket())[1]
+    )
     (state,) = compare_heads(JournalStore.open(log.path, writable=False), archive="s3://bucket", timeout=0.05)
     go_on.set()
     assert (state.state, state.problem) == ("unknown", "no answer within 0.05 seconds")

@@ -8,7 +8,7 @@ from typing import Any
 
 from audit_middleware.detectors.blocklist import BlockList
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.pipeline.blocks import Entry
 from audit_middleware.signing import read_key_file
 from tests.kit import ORIGIN, Log

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def test_a_damaged_list_takes_no_block_and_is_made_anew_from_the_log(log: Log) -
     again = block(log, "bob")
     block(log, "gone", 1, clock=lambda: time.time_ns() - 5 * SECOND)
     nobody = block(log, "192.0.2.1", kind="address")
-    effect = replace(entry("eve"), finding_id="f" * 32)
+    effect = msgspec.structs.replace(entry("eve"), finding_id="f" * 32)
     tell(log, FINDING, {**finding().extra(), "effect": said(effect)})
     tell(log, FINDING, {**finding(finding_id="e" * 32).extra(), "effect": None})
     blocks_of(log).path.write_bytes(b"\x00" * 100)

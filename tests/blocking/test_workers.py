@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from audit_middleware.evidence.blocking import lift_blocks
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.signing import read_key_file
 from audit_middleware.stores.journal import JournalStore
 from tests.blocking.support import STORM, blocks_of, detectors, findings, storm_rules

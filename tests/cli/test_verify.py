@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_middleware.archives.local import Folder
 from audit_middleware.cli import main
 from audit_middleware.errors import ProofError
-from audit_middleware.evidence.keys import new_key, retire, rotate, signers_of
+from audit_middleware.evidence.keys import new_key, retire, rotate
 from audit_middleware.evidence.outside import stamped_outside
 from audit_middleware.evidence.publish import Publisher
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.signing import read_key_file
 from audit_middleware.stores.journal import JournalStore

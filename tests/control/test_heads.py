@@ -22,8 +22,9 @@ from audit_middleware.errors import ConfigError, FormatError, LogDamaged, LogFor
 from audit_middleware.evidence.anchors import keep_cosigned, newest_cosigned
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
 from audit_middleware.evidence.heads import AskWitnesses, Compared, KnownHead, compare_heads
-from audit_middleware.evidence.keys import new_key, rotate, signers_of
+from audit_middleware.evidence.keys import new_key, rotate
 from audit_middleware.evidence.retention import set_retention
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.ledger.checkpoint import open_checkpoint
 from audit_middleware.ledger.note import COSIGNATURE_ED25519, cosignature_line, format_vkey
 from audit_middleware.ledger.trust import Policy

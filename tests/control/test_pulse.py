@@ -15,7 +15,7 @@ import pytest
 
 from audit_middleware import record
 from audit_middleware.evidence.control import statement
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.pipeline.append import Writer
 from audit_middleware.pipeline.pulse import STEP_NS, Pulse, boot_id, since_boot_ns
 from audit_middleware.pipeline.record import Recorder, Service

@@ -12,7 +12,7 @@ import pytest
 
 from audit_middleware.cli import main
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.signing import read_key_file
 from tests.detectors.support import detection, write_rules
 from tests.kit import Log, make_log

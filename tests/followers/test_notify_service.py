@@ -20,7 +20,7 @@ from starlette.routing import Route
 from audit_middleware import AuditMiddleware
 from audit_middleware.cli import main
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.signing import read_key_file
 from tests.control.support import eventually, read, run, until
 from tests.followers.channelling import slack

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.signing import read_key_file
 from tests.control.support import app_for, eventually, run, until
 from tests.followers.receivers import Receiver

@@ -16,7 +16,7 @@ import pytest
 
 from audit_middleware.cli import main
 from audit_middleware.cli.export import write
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.formats import FORMATS
 from audit_middleware.ledger.canonical import encode
 from audit_middleware.pipeline.seal import make_sealer

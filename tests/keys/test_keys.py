@@ -16,9 +16,10 @@ from audit_middleware.cli import app
 from audit_middleware.cli.reading import log_signers
 from audit_middleware.errors import AuditError, ConfigError, KeyFileError, LogDamaged, NoteError
 from audit_middleware.evidence.changes import append_control
-from audit_middleware.evidence.keys import new_key, retire, rotate, signers_of, vkey_of
+from audit_middleware.evidence.keys import new_key, retire, rotate
 from audit_middleware.evidence.keywatch import KeyWatch
 from audit_middleware.evidence.prove import Prover
+from audit_middleware.evidence.signers import signers_of, vkey_of
 from audit_middleware.evidence.wellformed import check_record
 from audit_middleware.ledger import tree
 from audit_middleware.ledger.note import format_signer_key, open_note, parse_vkey

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from audit_middleware.errors import NoteError
 from audit_middleware.ledger import signatures
 from audit_middleware.ledger.note import Signer
 from audit_middleware.ledger.signatures import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44, ED25519
+
+MLDSA = "cryptography.hazmat.primitives.asymmetric.mldsa"
 
 MakeKey = Callable[[str, int], Signer]
 
@@ -63,7 +66,7 @@ def test_bytes_that_are_no_point_verify_nothing() -> None:
 
 
 def test_an_old_cryptography_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "mldsa", None)
+    monkeypatch.setitem(sys.modules, MLDSA, None)
     with pytest.raises(NoteError, match="cryptography>=48"):
         signatures.valid(COSIGNATURE_MLDSA44, b"\7" * 1312, b"message", bytes(2420))
 
@@ -74,6 +77,6 @@ def test_an_openssl_without_the_algorithm_is_named(monkeypatch: pytest.MonkeyPat
         def from_public_bytes(data: bytes) -> None:
             raise UnsupportedAlgorithm("no ML-DSA")
 
-    monkeypatch.setattr(signatures, "mldsa", SimpleNamespace(MLDSA44PublicKey=Unsupported))
+    monkeypatch.setitem(sys.modules, MLDSA, SimpleNamespace(MLDSA44PublicKey=Unsupported))
     with pytest.raises(NoteError, match="OpenSSL behind cryptography has no ML-DSA"):
         signatures.valid(COSIGNATURE_MLDSA44, b"\7" * 1312, b"message", bytes(2420))

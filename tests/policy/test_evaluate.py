@@ -346,5 +346,5 @@ def test_the_policy_is_immutable() -> None:
         POLICY.actions["x.y"] = POLICY.actions["invoice.read"]  # type: ignore[index] # the mistake under test
     with pytest.raises(TypeError):
         POLICY.roles["x"] = frozenset()  # type: ignore[index] # the mistake under test
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         POLICY.actions["invoice.read"].allow = ()  # type: ignore[misc] # the mistake under test

@@ -17,9 +17,9 @@ from audit_middleware.persons import HOWS, Personal, Treatment
 from audit_middleware.policy import Policy, loads
 from audit_middleware.policy.diff import diff
 from audit_middleware.policy.explain import explain
-from audit_middleware.policy.fields import FIELDS, PARTS, READABLE, TOKENS, leaves, problem
+from audit_middleware.policy.fields import FIELDS, PARTS, READABLE, TOKENS, canonical_path, leaves, problem
 from audit_middleware.policy.lint import lint
-from audit_middleware.policy.personal import CLEAR, canonical_path, effective, merged, strength
+from audit_middleware.policy.personal import CLEAR, effective, merged, strength
 from audit_middleware.policy.profiles import GDPR
 from tests.policy.samples import NOWHERE, problems
 

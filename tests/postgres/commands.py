@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.pipeline.seal import make_sealer
 from audit_middleware.signing import read_key_file
 from audit_middleware.stores.opening import open_log, place_of

@@ -17,7 +17,8 @@ from starlette.routing import Mount, Route
 from audit_middleware import AuditMiddleware, action, record
 from audit_middleware.errors import LogUnavailable
 from audit_middleware.evidence.blocking import add_block, lift_blocks
-from audit_middleware.evidence.keys import create_log, signers_of
+from audit_middleware.evidence.keys import create_log
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.ledger.canonical import decode
 from audit_middleware.ledger.note import parse_vkey
 from audit_middleware.ledger.proof import parse_proof

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from audit_middleware.errors import ConfigError, LogExists, LogNotFound, LogUnavailable, StoreError
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.pipeline.append import make_sealer
 from audit_middleware.stores.postgres import PostgresStore, initialise, migrate
 from audit_middleware.stores.postgres import reading as reading_module

@@ -24,7 +24,8 @@ from audit_middleware.detectors.blocklist import Listing, list_beside
 from audit_middleware.errors import BlocksError, LogUnavailable, Overtaken
 from audit_middleware.evidence.blocking import add_block, lift_blocks, read_blocks, rebuild
 from audit_middleware.evidence.delivering import Delivering, prepare_state, reset, status
-from audit_middleware.evidence.keys import create_log, signers_of
+from audit_middleware.evidence.keys import create_log
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.followers.config import load_followers
 from audit_middleware.followers.notify.keeping import forget, read_kept, write_kept
 from audit_middleware.followers.runner import Follower

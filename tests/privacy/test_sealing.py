@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from audit_middleware.ledger.canonical import encode
-from audit_middleware.persons import Person, Treatment
-from audit_middleware.privacy.covering import About, about, withheld
+from audit_middleware.persons import About, Person, Treatment
+from audit_middleware.privacy.covering import about, withheld
 from audit_middleware.privacy.opening import Opener, shown
 from audit_middleware.privacy.places import Plan
 from audit_middleware.privacy.sealed import Mark, commitment, parse, place_of, text_of

@@ -127,7 +127,7 @@ def test_a_name_that_a_record_would_not_hold_is_refused_before_anything_is_done(
 def test_the_name_of_a_kms_key_stands_in_a_record_as_it_is(log: Log, arn: str) -> None:
     """Names are looked over for secrets, as everything in a record is."""
     from audit_middleware.evidence.changes import append_control
-    from audit_middleware.evidence.keys import signers_of
+    from audit_middleware.evidence.signers import signers_of
     from audit_middleware.signing import read_key_file
 
     store = open_log(log.path, writable=True)

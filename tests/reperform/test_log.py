@@ -19,10 +19,10 @@ from starlette.routing import Route
 
 from audit_middleware.cli import main
 from audit_middleware.context import annotate
-from audit_middleware.evidence.keys import signers_of
 from audit_middleware.evidence.policies import ARCHIVED, is_archived, restate
 from audit_middleware.evidence.prune import prune
 from audit_middleware.evidence.retention import set_retention
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.frameworks.marks import action
 from audit_middleware.ledger.canonical import encode
 from audit_middleware.model import Source, Subject

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from audit_middleware.archives.local import Folder
-from audit_middleware.evidence.keys import signers_of
 from audit_middleware.evidence.prune import Done, prune
 from audit_middleware.evidence.publish import Publisher
 from audit_middleware.evidence.retention import set_retention
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.ledger import tree
 from audit_middleware.ledger.checkpoint import open_checkpoint
 from audit_middleware.ledger.note import Verifier, parse_vkey

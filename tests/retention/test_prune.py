@@ -12,12 +12,13 @@ import pytest
 from audit_middleware.archives.local import Folder
 from audit_middleware.errors import ConfigError, EntriesPruned, LogBusy, LogDamaged, LogForked, StoreError
 from audit_middleware.evidence.anchors import keep_cosigned
-from audit_middleware.evidence.keys import key_history, new_key, retire, rotate, signers_of, vkey_of
+from audit_middleware.evidence.keys import key_history, new_key, retire, rotate
 from audit_middleware.evidence.prove import Prover
 from audit_middleware.evidence.prune import plan_prune, prune
 from audit_middleware.evidence.published import prune_published, read_minimum, verify_published
 from audit_middleware.evidence.receipts import proof_of
 from audit_middleware.evidence.retention import place_hold, read_retention, release_hold, set_retention
+from audit_middleware.evidence.signers import signers_of, vkey_of
 from audit_middleware.evidence.standing import explanation, read_standings
 from audit_middleware.ledger import tree
 from audit_middleware.ledger.canonical import decode

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from audit_middleware.cli.reading import SWITCH
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
 from audit_middleware.evidence.erasures import ERASED
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.frameworks.marks import action
 from audit_middleware.model import Subject
 from audit_middleware.persons import Person

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from audit_middleware.errors import SubjectKeysError
 from audit_middleware.evidence.control import ControlWriter, statement, write_control
 from audit_middleware.evidence.erasures import ERASED, replay_erasures
-from audit_middleware.evidence.keys import signers_of
+from audit_middleware.evidence.signers import signers_of
 from audit_middleware.frameworks.marks import action
 from audit_middleware.ledger.note import parse_vkey
 from audit_middleware.ledger.verify import verify
