@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import uuid
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -20,8 +21,10 @@ from audit_middleware.evidence import wellformed
 from audit_middleware.evidence.wellformed import check_record
 from audit_middleware.ledger import canonical
 from audit_middleware.ledger.counters import ActionIds, Counters, Facts, last_bits
+from audit_middleware.ledger.examine import examine
 from audit_middleware.ledger.told import Collector, Told, facts_of
 from audit_middleware.schema import Record
+from audit_middleware.stores.frames import RawFrame
 from tests.stores.samples import batches, entry, record, small
 
 
@@ -227,6 +230,145 @@ def test_a_schema_it_cannot_follow_is_an_error_and_no_guess(model: type[BaseMode
         wellformed._derive(model)
 
 
+# --- the quick way and the slow way over a whole frame -------------------------------------------------------------
+
+
+def spoilt() -> dict[str, bytes]:
+    """Entries with something wrong in each of the ways that only the bytes tell, or only the values."""
+    good = plain(full())
+
+    def swapped(old: bytes, new: bytes) -> bytes:
+        assert good.count(old) >= 1
+        return good.replace(old, new, 1)
+
+    def extra(value: bytes) -> bytes:
+        return swapped(b'"extra":{}', b'"extra":{"x":' + value + b"}")
+
+    return {
+        "space": swapped(b":", b": "),
+        "space between members": swapped(b',"', b', "'),
+        "tab": swapped(b",", b",\t"),
+        "space before": b" " + good,
+        "space behind": good + b" ",
+        "carriage return": good + b"\r",
+        "order": b'{"user_id":"user-3",' + swapped(b',"user_id":"user-3"', b"")[1:],
+        "order inside": swapped(b'"name":"billing","version":"1.0"', b'"version":"1.0","name":"billing"'),
+        "order of free names": extra(b'{"b":1,"a":2}'),
+        "twice": swapped(b'"flags":[]', b'"flags":[],"flags":[]'),
+        "twice in free JSON": extra(b'{"a":1,"a":1}'),
+        "fraction": swapped(b'"duration_us":1500', b'"duration_us":1500.0'),
+        "exponent": swapped(b'"duration_us":1500', b'"duration_us":15e2'),
+        "minus zero": swapped(b'"duration_us":1500', b'"duration_us":-0'),
+        "leading zero": swapped(b'"duration_us":1500', b'"duration_us":01500'),
+        "plus": swapped(b'"duration_us":1500', b'"duration_us":+1500'),
+        "number as text": swapped(b'"duration_us":1500', b'"duration_us":"1500"'),
+        "large number": swapped(b'"duration_us":1500', b'"duration_us":9007199254740992'),
+        "escape": swapped(b'"clerk"', b'"\\u0063lerk"'),
+        "escaped slash": swapped(b"curl/8", b"curl\\/8"),
+        "escape in upper case": swapped(b"curl/8", b"curl\\u001F"),
+        "short escape as a long one": swapped(b"curl/8", b"curl\\u000a"),
+        "escaped name": swapped(b'"flags"', b'"\\u0066lags"'),
+        "lone surrogate": swapped(b"curl/8", b"curl\\ud800"),
+        "no UTF-8": swapped(b"curl/8", b"curl\xff"),
+        "surrogate in UTF-8": swapped(b"curl/8", b"curl\xed\xa0\x80"),
+        "overlong UTF-8": swapped(b"curl/8", b"curl\xc0\xaf"),
+        "control character": swapped(b"curl/8", b"curl\x01"),
+        "zero byte": swapped(b"curl/8", b"curl\x00"),
+        "free fraction": extra(b"1.5"),
+        "free whole fraction": extra(b"1.0"),
+        "free exponent": extra(b"[1e3]"),
+        "free large number": extra(b"[[9007199254740992]]"),
+        "free huge number": extra(b'{"a":' + b"9" * 40 + b"}"),
+        "free small number": extra(b"-9007199254740992"),
+        "free name that is not ASCII": extra('{"ä":1}'.encode()),
+        "the same deep down": extra(b"[" * 20 + '{"ä":1}'.encode() + b"]" * 20),
+        "deep large number": extra(b"[" * 20 + b"9007199254740992" + b"]" * 20),
+        "too deep": extra(b"[" * 63 + b"]" * 63),
+        "far too deep": extra(b"[" * 20_000 + b"]" * 20_000),
+        "too large": extra(b'"' + b"y" * 65_000 + b'"'),
+        "text too long": swapped(b"curl/8", b"c" * 2049),
+        "name of headers that is not ASCII": swapped(b'"headers":{', '"headers":{"ä":"x",'.encode()),
+        "pattern": swapped(b'"recorded_at":"2026', b'"recorded_at":"x026'),
+        "newline at the end of a pattern": swapped(b'.000000Z"', b'.000000Z\\n"'),
+        "no such member": swapped(b'"flags":[]', b'"flags":[],"flagz":1'),
+        "member missing": swapped(b'"flags":[],', b""),
+        "other type": swapped(b'"flags":[]', b'"flags":{}'),
+        "another array": b"[" + good + b"]",
+        "comma behind": good + b",",
+        "bracket behind": good + b"]",
+        "brackets between": good + b"],[" + good,
+        "two": good + b"," + good,
+        "two without a comma": good + good,
+        "cut": good[:-1],
+        "cut in the middle": good[: len(good) // 2],
+        "the rest of one": good[len(good) // 2 :],
+        "byte order mark": b"\xef\xbb\xbf" + good,
+        "nothing": b"",
+        "no object": b"null",
+        "empty object": b"{}",
+        "array": b"[]",
+        "text": b'"x"',
+    }
+
+
+SPOILT = spoilt()
+
+
+def looked_at(entries: Sequence[bytes]) -> tuple[Any, ...]:
+    """All that is said of a frame, in a form that can be compared."""
+    found = examine(RawFrame("x", entries, None), "x", [], wellformed.check_record, wellformed.read_records)
+    assert isinstance(found.facts, Told)
+    return list(found.malformed), found.leaves, list(found.facts), found.facts.ids, found.facts.run, found.controls
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("at", [0, 9, 15, 16, 19])
+def test_one_bad_entry_is_found_wherever_it_stands(name: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words of the slow way, and nothing else said of the others. 16 entries are read together."""
+    entries = [entry(number) for number in range(20)]
+    entries[3] = entry(3, kind="control", action="audit.gap", extra={"count": 1})
+    healthy = looked_at(entries)
+    assert healthy[0] == []
+    entries[at] = SPOILT[name]
+    quick = looked_at(entries)
+    monkeypatch.setattr(wellformed, "read_records", lambda _: None)
+    assert looked_at(entries) == quick
+    assert [position for position, _ in quick[0]] == [at]
+
+
+def test_good_entries_of_every_kind_are_told_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep: Any = {"a": [7, None, "ä"]}
+    for _ in range(40):
+        deep = [deep]
+    entries = [
+        *(entry(number) for number in range(10)),
+        entry(10, user_id="käse"),
+        entry(11, extra={"deep": deep}),
+        entry(12, extra={"n": -(2**53) + 1, "text": '"ä":1', "\x7f": "\u2028\x00\n"}),
+        entry(13, kind="control", action="audit.gap", extra={"count": 1}),
+        plain(full() | {"sequence": 14}),
+    ]
+    quick = looked_at(entries)
+    assert quick[0] == []
+    for some in (entries[:11], entries[:12], entries[12:]):  # the largest number beside the deepest is looked at twice
+        assert wellformed.read_records(some) is not None
+    monkeypatch.setattr(wellformed, "read_records", lambda _: None)
+    assert looked_at(entries) == quick
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 39), st.sampled_from(sorted(SPOILT))), max_size=4))
+def test_several_bad_entries_are_found_alike(bad: list[tuple[int, str]]) -> None:
+    entries = [entry(number) for number in range(40)]
+    for at, name in bad:
+        entries[at] = SPOILT[name]
+    quick = looked_at(entries)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(wellformed, "read_records", lambda _: None)
+        assert looked_at(entries) == quick
+    assert [position for position, _ in quick[0]] == sorted({at for at, _ in bad})
+
+
 # --- what the records of a frame tell ------------------------------------------------------------------------------
 
 
@@ -264,6 +406,13 @@ def test_a_frame_of_one_process_is_summed_up() -> None:
 def test_a_frame_that_is_not(entries: list[bytes]) -> None:
     assert told(entries).run is None
     assert list(told(entries)) == [facts_of(one) for one in entries]
+
+
+@given(st.lists(st.uuids(version=4), max_size=6))
+def test_ids_of_records_are_the_same_in_one_go(ids: list[uuid.UUID]) -> None:
+    collector = Collector()
+    collector.extend([Facts(action_id=str(one)) for one in ids])
+    assert list(collector.told([b"{}"] * len(ids)).ids) == [last_bits(str(one)) for one in ids]
 
 
 IDS = st.text("0123456789abcdefABCDEF-_ +x\n", min_size=36, max_size=36) | st.text(max_size=40)

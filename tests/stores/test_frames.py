@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import tempfile
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from audit_middleware.errors import FormatError
 from audit_middleware.model import Head
-from audit_middleware.stores import frames
+from audit_middleware.stores import frames, segments
 from tests.stores.samples import SEAL, batches, small
 
 ENTRIES = [small(1), small(2), small(3)]
@@ -35,6 +36,34 @@ def test_a_frame_by_hand() -> None:
     assert commit["commit"]["checkpoint"].encode() == HEAD.checkpoint
     assert commit["sha256"] == hashlib.sha256(FRAME[:-78]).hexdigest()
     assert FRAME[-78:] == b',"sha256":"%b"}\n' % commit["sha256"].encode()
+
+
+TOKENS = st.sampled_from([b"\n", b'{"commit":', b'{"commit"', b"{", b"x", b"}" * 30, LINE, b"y" * 200])
+
+
+@given(st.lists(TOKENS, max_size=30).map(b"".join), st.integers(1, 400), st.integers(0, 2))
+def test_pieces_end_where_commit_lines_do(data: bytes, chunk: int, beyond: int) -> None:
+    """However little is read at once; what follows the last one is the rest."""
+    expected, run = list[tuple[int, bytes, bool]](), b""
+    for line in data.splitlines(keepends=True):
+        run += line
+        if line.startswith(frames.COMMIT) and line.endswith(b"\n"):
+            expected.append((sum(len(one) for _, one, _ in expected), run, True))
+            run = b""
+    if run:
+        expected.append((len(data) - len(run), run, False))
+    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(segments, "_FIRST_CHUNK", chunk)
+        file.write(data)
+        file.flush()
+        assert list(segments.pieces(file.fileno(), 0, len(data) + beyond)) == expected
+
+
+@given(st.lists(TOKENS, max_size=12).map(b"".join))
+def test_lines_are_those_of_split(data: bytes) -> None:
+    cut = data.rfind(frames.MARK, 0, len(data) - 1)
+    if cut >= 0:
+        assert frames.read_raw(data, "x").entries == data[:cut].split(b"\n")
 
 
 def test_the_commit_line_is_canonical_json() -> None:
