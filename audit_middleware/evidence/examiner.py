@@ -164,6 +164,7 @@ def _summaries(
         grown = before is not None and after is not None and tree.append(*before, one.leaves) == after
         yield _summary(raw, one, offset, data, whole, grown)
         before = after
+        del data, raw, one  # before the next ones are read
 
 
 def _summary(raw: RawFrame, one: Examined, offset: int, data: bytes, whole: bool, grown: bool) -> Summary:
