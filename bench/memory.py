@@ -52,14 +52,14 @@ def main() -> None:
         given.rounds, given.entries, requests = 1, 20_000, 1000
     names = ["bare", OURS, *peers.PEERS]
     served = take_turns(
-        {name: partial(apart, "serve", name, str(requests)) for name in names}, given.rounds, warm=False
+        {name: partial(apart, "serve", name, str(requests)) for name in names}, given.rounds, warm=False, timed=False
     )
     with workplace(given.keep, given.entries) as folder:
         verified: dict[str, Work] = {IDLE: partial(apart, "verify", "")}
         for count, path in ((given.entries // 10, folder / "log-small"), (given.entries, folder / "log")):
             size = _size_of(path, count)
             verified[f"{OURS}, {size:,} entries"] = partial(apart, "verify", str(path))
-        peak = take_turns(verified, 1, warm=False)["peak"]
+        peak = take_turns(verified, 1, warm=False, timed=False)["peak"]
     name = f"a service after {requests:,} requests"
     cases = [
         Case(f"{name}: resident", "MB", "bare", served["resident"], unranked=("bare",)),

@@ -85,7 +85,10 @@ def _where(results: Mapping[str, dict[str, Any]], *, packages: bool = True) -> I
         versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
         load = f"load {place['load']}{f'; {versions}' if packages else ''}"
         yield f"{', '.join(names)}: {place['date'][:10]}, {place['cpu']}, {place['cores']} cores, {place['system']},"
+        again = sum(results[name]["environment"].get("repeated", 0) for name in names)
         yield f"{place['python']}, commit `{place['source']}`, {load}."
+        if again:
+            yield f"Disturbed by other machines on the same host, and therefore measured again: {again:,} times."
 
 
 def _missing(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> Iterator[str]:

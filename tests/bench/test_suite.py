@@ -20,7 +20,7 @@ from bench import OURS, budgets, decisions, growth, logs, queries, report
 from bench.__main__ import PLAN, run
 from bench.added_time import Bench
 from bench.check import BUDGETS, Bound, judge
-from bench.measure import FAILURES, Case, Result, finish, note_failure, parser, take_turns
+from bench.measure import FAILURES, Case, Result, Undisturbed, finish, note_failure, parser, stolen_s, take_turns
 from bench.plot import bars
 from bench.services import NARROWING, application, path_of
 from bench.stopwatch import Stopwatch
@@ -32,6 +32,22 @@ MODULES = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if not path
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_imports_without_the_peers(name: str) -> None:
     assert importlib.import_module(f"bench.{name}").__doc__
+
+
+def test_what_was_disturbed_is_measured_again_whatever_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    stolen = iter([0.0, 9e9, 0.0, 5e9, 0.0, 7e9, *[0.0] * 100])  # before and after each attempt
+    monkeypatch.setattr("bench.measure.stolen_s", lambda: next(stolen))
+    values = iter(range(100))
+    undisturbed = Undisturbed(planned=6)
+    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 1}, "the least disturbed one of three"
+    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 3}
+    stolen = iter([0.0, 9e9, 0.0, 8e9, 0.0, 7e9])
+    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 5}, "three may be repeated, and this was the last"
+    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 6}, "so this one was not"
+
+
+def test_stolen_time_is_counted_by_the_machine() -> None:
+    assert 0 <= stolen_s() <= stolen_s()
 
 
 def test_every_measurement_is_run_by_make_bench_and_has_help() -> None:
