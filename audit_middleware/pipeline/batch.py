@@ -24,8 +24,10 @@ from .waiting import Waiter, parted, refuse
 LONGEST = 1024
 """Most records in one commit: bounds how long the thread holds the interpreter while it encodes."""
 
-SLICE = 16
-"""So many records are made before event loops get a turn: about half a millisecond that the interpreter is ours."""
+SLICE = 64
+"""So many records are made before event loops get a turn: about a millisecond that the interpreter is ours. Each turn
+costs two changes of threads, whose caches are cold then: with slices of 16 a request took 17 us more of the processor,
+and the slowest ones were no quicker."""
 
 Encode = Callable[[Any, int, int], bytes]
 """``encode(item, sequence, recorded_at_ns)`` returns the entry. Called in the writer's thread."""

@@ -32,7 +32,7 @@ ENOUGH = 256
 _TURN = 0.000_05
 """Seconds of sleep that give it away; a sleep of 0 takes it back before anybody else has woken up."""
 
-_TURNS = 0.01
+_TURNS = 0.03
 """Seconds after which no more turns are given: a loop that never sleeps may keep the interpreter for 5 ms each time."""
 
 _CLOSING_PAUSE = 0.25

@@ -42,7 +42,7 @@ def test_what_was_disturbed_is_measured_again_whatever_it_was(monkeypatch: pytes
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 1}, "the least disturbed one of three"
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 3}
     stolen = iter([0.0, 9e9, 0.0, 8e9, 0.0, 7e9])
-    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 5}, "three may be repeated, and this was the last"
+    assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 5}, "three may be, and this was one"
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 6}, "so this one was not"
 
 
