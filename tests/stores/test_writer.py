@@ -276,7 +276,7 @@ def test_event_loops_get_their_turns_unless_somebody_waits(
             until(lambda: not writer.backlog, pause=threading.Event().wait)
         return len(turns)
 
-    assert commit_at_once(100, writer.submit) == 6, "after each 16 records but the last"
+    assert commit_at_once(300, writer.submit) == 4, "at every 64th but the last"
     waiters: list[threading.Thread] = []
 
     def wait_for(item: Any) -> None:
@@ -287,7 +287,7 @@ def test_event_loops_get_their_turns_unless_somebody_waits(
     assert commit_at_once(100, wait_for) == 0
     waiters[0].join()
     monkeypatch.setattr(committer, "_TURNS", 0)
-    assert commit_at_once(100, writer.submit) == 0, "nor where it takes too long already"
+    assert commit_at_once(300, writer.submit) == 0, "nor where it takes too long already"
 
 
 def test_a_waiter_ends_the_lingering(lingering: Writer, store: Faulty) -> None:
