@@ -7,8 +7,7 @@ format. The bytes of a signature are those of RFC 8032; deterministic, so a retr
 
 from __future__ import annotations
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_seed_keypair
 
 from .errors import KeyFileError
 from .keyfiles import key_from_environment, read_key_file, replace_key_file, write_key_file
@@ -36,8 +35,7 @@ class Ed25519Signer:
         if len(seed) != SEED_SIZE:
             raise KeyFileError(f"signer key {name}: the seed has {len(seed)} bytes, not {SEED_SIZE}")
         self._name = name
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self._public_key = self._key.public_key().public_bytes_raw()
+        self._public_key, self._key = crypto_sign_seed_keypair(seed)
 
     @property
     def name(self) -> str:
@@ -51,7 +49,7 @@ class Ed25519Signer:
 
     def sign(self, message: bytes) -> bytes:
         """Returns 64 bytes of signature over exactly these bytes. Safe to call from any thread."""
-        return self._key.sign(message)
+        return crypto_sign(message, self._key)[:crypto_sign_BYTES]
 
     def __repr__(self) -> str:
         """Shows the name; never the key."""
@@ -70,6 +68,9 @@ class MLDSA44Signer:
         """A signer from a 32-byte seed. Raises `KeyFileError` for another length, or without ML-DSA here."""
         if len(seed) != SEED_SIZE:
             raise KeyFileError(f"signer key {name}: the seed has {len(seed)} bytes, not {SEED_SIZE}")
+        # The imports are here, because few witnesses have such keys, and the library is large.
+        from cryptography.exceptions import UnsupportedAlgorithm
+
         try:
             from cryptography.hazmat.primitives.asymmetric import mldsa
 

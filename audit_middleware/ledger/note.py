@@ -39,6 +39,7 @@ from .signatures import (
     SIGNATURE_SIZE,
     Signer,
     public_key_of,
+    usable,
     valid,
 )
 
@@ -138,7 +139,8 @@ def format_vkey(name: str, public_key: bytes, kind: int = ED25519) -> str:
 def parse_vkey(text: str) -> Verifier:
     """Returns the verifier that a vkey stands for; types 0x01, 0x04 and 0x06.
 
-    Raises `NoteError` for other types, a key ID that does not belong to the key, and any other spelling.
+    Raises `NoteError` for other types, a key ID that does not belong to the key, any other spelling, and for bytes that
+    are nobody's key.
     """
     # The base64 part may hold "+" itself.
     name, _, rest = text.partition("+")
@@ -149,6 +151,8 @@ def parse_vkey(text: str) -> Verifier:
     kind, public_key = material[0], material[1:]
     if format_vkey(name, public_key, kind) != text:
         raise NoteError(f"verifier key of {name!r}: key ID {identifier[:8]!r} does not belong to this name and key")
+    if not usable(kind, public_key):
+        raise NoteError(f"verifier key of {name!r}: no point of Ed25519's main group; use the key its owner gave you")
     return Verifier(name, kind, public_key)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from ..context import plain
@@ -18,27 +17,22 @@ from ..settings import Settings
 from ..stores.opening import place_of
 from ..version import __version__
 
-_LIBRARIES = ("cryptography", "fastapi", "msgspec", "starlette")
+_LIBRARIES = {"cryptography": "cryptography", "fastapi": "fastapi", "msgspec": "msgspec", "pynacl": "nacl",
+              "starlette": "starlette"}  # fmt: skip
+"""The module of each."""
 _LARGEST = 24_576  # bytes of a configuration
 _PART = 32_768
 """Bytes of the routes' manifest in one record; an entry takes 65,535."""
 
 
 def versions() -> dict[str, Json]:
-    """This library, Python, and what decides how requests are routed and entries are made."""
+    """This library, Python, and what decides how requests are routed and entries are made; ``null``: is not loaded."""
     found: dict[str, Json] = {"audit_middleware": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name, module in _LIBRARIES.items():
         # What runs says it itself; to read the description of what is installed takes half a megabyte that stays.
-        told = getattr(sys.modules.get(name), "__version__", None)
-        found[name] = told if isinstance(told, str) else _installed(name)
+        told = getattr(sys.modules.get(module), "__version__", None)
+        found[name] = told if isinstance(told, str) else None
     return found
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def configuration(settings: Settings, redactor: Redactor) -> dict[str, Json]:

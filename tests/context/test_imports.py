@@ -13,7 +13,7 @@ import pytest
 from audit_middleware.evidence.masters import set_up
 from tests.kit import Log, make_log, write_policy
 
-HEAVY = ("httpx", "joserfc", "cryptography", "fastapi", "starlette.applications")
+HEAVY = ("httpx", "joserfc", "cryptography", "nacl", "fastapi", "starlette.applications")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,10 @@ UNUSED = (
     "rich",
     "sqlite3",
     "typer",
-    "cryptography.hazmat.primitives.asymmetric.mldsa",
-    "cryptography.hazmat.primitives.asymmetric.rsa",
-    "cryptography.hazmat.primitives.ciphers",
-    "cryptography.hazmat.primitives.kdf",
-    "cryptography.hazmat.primitives.serialization",
-    "cryptography.x509",
+    "cryptography",
+    "cryptography.hazmat.bindings._rust",
+    "nacl.public",
+    "nacl.signing",
     "audit_middleware.cli",
     "audit_middleware.evidence.archive_objects",
     "audit_middleware.evidence.erasures",

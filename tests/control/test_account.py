@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import nacl
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -44,6 +45,7 @@ def test_a_start_shows_its_settings_and_no_secret(log: Log, tmp_path: Path) -> N
     assert shown["settings"]["signing_key"] == "set"
     assert set(shown["settings"]) == set(Settings.model_fields)
     assert shown["versions"]["audit_middleware"] == started["extra"]["version"]
+    assert shown["versions"]["pynacl"] == nacl.__version__  # named as it is installed, not as it is imported
     part = {name: shown[name] for name in ("settings", "versions")}
     assert shown["digest"] == "sha256:" + hashlib.sha256(encode(part)).hexdigest(), "anyone can compute it again"
     assert secret.split("+", 4)[-1].encode() not in b"".join(path.read_bytes() for path in log.path.rglob("*.jsonl"))

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from audit_middleware.errors import NoteError
 from audit_middleware.ledger import signatures
-from audit_middleware.ledger.note import Signer
+from audit_middleware.ledger.note import Signer, format_vkey, parse_vkey
 from audit_middleware.ledger.signatures import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44, ED25519
 
 MLDSA = "cryptography.hazmat.primitives.asymmetric.mldsa"
@@ -29,7 +29,7 @@ def test_all_edge_cases_of_cctv(load: Callable[[str], Any]) -> None:
     wrong, accepted = [], 0
     for case in cases:
         flags = set(case["flags"] or ())
-        expected = not flags & {"non_canonical_R", "low_order_residue"}
+        expected = not flags & {"low_order_A", "low_order_R", "low_order_residue", "non_canonical_A", "non_canonical_R"}
         key, signature = bytes.fromhex(case["key"]), bytes.fromhex(case["sig"])
         holds = signatures.valid(ED25519, key, case["msg"].encode(), signature)
         accepted += holds
@@ -62,7 +62,48 @@ def test_every_bit_of_an_ed25519_signature_counts(make_key: MakeKey, kind: int) 
 
 def test_bytes_that_are_no_point_verify_nothing() -> None:
     assert not signatures.valid(ED25519, b"\x02" + bytes(31), b"message", bytes(64))
-    assert not signatures.valid(ED25519, bytes(31), b"message", bytes(64))
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_a_key_of_another_length_verifies_nothing(make_key: MakeKey, size: int) -> None:
+    # libsodium takes no length: what comes after a key that is too short would be read with it.
+    key = make_key("a", 1)
+    wrong = (key.public_key * 2)[:size]
+    assert not signatures.valid(ED25519, wrong, b"message", key.sign(b"message"))
+    assert not signatures.valid(COSIGNATURE_MLDSA44, wrong, b"message", bytes(2420))
+
+
+# The eight points of small order, and encodings of them that are not canonical; under these S = 0 and R = A hold for
+# one message in eight, or for all: the equation alone would let anybody sign.
+SMALL = [
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("key", SMALL)
+def test_a_key_of_small_order_signs_nothing(key: str) -> None:
+    public_key = bytes.fromhex(key)
+    identity = bytes.fromhex(SMALL[0])
+    for number in range(16):
+        for point in (identity, public_key):
+            assert not signatures.valid(ED25519, public_key, b"message %d" % number, point + bytes(32))
+    assert not signatures.usable(ED25519, public_key)
+    with pytest.raises(NoteError, match=r"verifier key of 'log\.example': no point of Ed25519's main group"):
+        parse_vkey(format_vkey("log.example", public_key))
+
+
+def test_the_keys_that_seeds_lead_to_are_usable(make_key: MakeKey) -> None:
+    for number in range(20):
+        assert signatures.usable(ED25519, make_key("a", number).public_key)
 
 
 def test_an_old_cryptography_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

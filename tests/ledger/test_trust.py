@@ -17,6 +17,7 @@ from audit_middleware.ledger.note import (
     Verifier,
     format_vkey,
 )
+from audit_middleware.ledger.signatures import public_key_of
 
 MakeKey = Callable[[str, int], Signer]
 VerifierOf = Callable[..., Verifier]
@@ -27,8 +28,13 @@ SIZE, PEAKS = tree.append(0, (), [tree.leaf_hash(b"entry")] * 3)
 
 
 def vkey(number: int, kind: int = COSIGNATURE_ED25519) -> str:
-    size = 1312 if kind == COSIGNATURE_MLDSA44 else 32
-    return format_vkey(f"key{number}.example", bytes([number]) * size, kind)
+    public_key = bytes([number]) * 1312 if kind == COSIGNATURE_MLDSA44 else ed25519_key(number)
+    return format_vkey(f"key{number}.example", public_key, kind)
+
+
+def ed25519_key(number: int) -> bytes:
+    """Any bytes are a key of ML-DSA-44, but not of Ed25519."""
+    return public_key_of(ED25519, bytes([number]) * 32)
 
 
 L1, L2 = vkey(101, ED25519), vkey(102, ED25519)
@@ -164,10 +170,10 @@ def test_a_quorum_line_is_needed() -> None:
 
 
 def test_one_key_is_not_two_parties() -> None:
-    same = format_vkey("other.example", bytes([1]) * 32, COSIGNATURE_ED25519)
+    same = format_vkey("other.example", ed25519_key(1), COSIGNATURE_ED25519)
     with pytest.raises(FormatError, match=r"line 2: the public key of 'other\.example' is already listed"):
         parse(f"witness a {W1}\nwitness b {same}\nquorum none\n")
-    log = format_vkey("log.example", bytes([1]) * 32, ED25519)
+    log = format_vkey("log.example", ed25519_key(1), ED25519)
     with pytest.raises(FormatError, match=r"line 2: the public key of 'key1\.example' is already listed"):
         parse(f"log {log}\nwitness a {W1}\nquorum none\n")
 

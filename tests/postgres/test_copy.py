@@ -13,6 +13,7 @@ from audit_middleware.errors import ConfigError, EntriesPruned, LogDamaged, LogF
 from audit_middleware.evidence.anchors import cosigned_notes, keep_cosigned, keep_stamp, stamped_notes
 from audit_middleware.evidence.copying import copy_log
 from audit_middleware.ledger.note import format_vkey
+from audit_middleware.ledger.signatures import ED25519, public_key_of
 from audit_middleware.model import Head
 from audit_middleware.stores.journal import JournalStore
 from audit_middleware.stores.layout import Layout
@@ -152,7 +153,9 @@ def test_a_damaged_source_is_refused(there: Place, tmp_path: Path) -> None:
 def test_a_signature_that_is_not_of_the_log_is_refused(there: Place, tmp_path: Path) -> None:
     source = journal(tmp_path / "source", 20)
     config = json.loads(Layout(source).config.read_bytes())
-    config["vkeys"] = [format_vkey(ORIGIN, bytes(range(1, 33)))]  # whoever hands over a log may name any key
+    config["vkeys"] = [
+        format_vkey(ORIGIN, public_key_of(ED25519, bytes(32)))
+    ]  # whoever hands over a log may name any key
     Layout(source).config.write_text(json.dumps(config))
     with pytest.raises(LogDamaged, match="does not open"):
         copy_log(source, there)

@@ -16,6 +16,7 @@ from audit_middleware.cli.review_page import plain
 from audit_middleware.errors import LogDamaged
 from audit_middleware.ledger.canonical import encode
 from audit_middleware.ledger.note import format_vkey
+from audit_middleware.ledger.signatures import ED25519, public_key_of
 from audit_middleware.model import Frame, Head
 from audit_middleware.policy.load import load
 from audit_middleware.review.activity import Activity
@@ -316,7 +317,7 @@ def test_verification(story: Story, review: Review, tmp_path: Path) -> None:
     assert lines(item)[held] is False
     config = tmp_path / "log" / "config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "vkeys": [format_vkey(ORIGIN, bytes(32))]}))
+    config.write_text(json.dumps({**values, "vkeys": [format_vkey(ORIGIN, public_key_of(ED25519, bytes(32)))]}))
     item = review("--verify")["Verification of the log"]
     assert [text for text, marked in lines(item).items() if marked and "does not hold" in text]
 

@@ -49,6 +49,21 @@ def test_threads_may_share_it() -> None:
         thread.join()
 
 
+def test_a_process_that_was_forked_signs_the_same() -> None:
+    signer = Ed25519Signer("a", bytes(32))
+    before = signer.sign(b"message")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # nothing of pytest may run here
+        os.write(writing, signer.sign(b"message"))
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        told = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert told == before == signer.sign(b"message")
+
+
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
 def test_a_seed_has_32_bytes(size: int) -> None:
     with pytest.raises(KeyFileError, match=f"{size} bytes"):
