@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import tracemalloc
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from audit_middleware.errors import FormatError, NoteError
 from audit_middleware.ledger import canonical, checkpoint, note, tree
 from audit_middleware.ledger.counters import ActionIds, Facts, read_facts
 from audit_middleware.ledger.report import Finding, Findings
+from audit_middleware.ledger.told import Told
 from audit_middleware.ledger.verify import verify
 from audit_middleware.model import Head
 from audit_middleware.pipeline.append import make_sealer
@@ -191,9 +194,23 @@ def test_repetitions_are_found_exactly() -> None:
 
 def test_ids_that_only_look_alike_in_the_bit_map() -> None:
     ids = ActionIds()
-    far = 1 << 27  # the bit map keeps 27 bits
+    far = 1 << 31  # the bit map looks at 31 bits
     ids.add(0, [_facts(5), _facts(5 + far), _facts(5 + 2 * far), _facts(5 + far)])
     assert ids.repeated() == {3: 1}
+
+
+def test_repetitions_among_random_ids_are_found_exactly() -> None:
+    """So many that hundreds find their bits taken by others."""
+    draw = random.Random(7)
+    numbers = [draw.getrandbits(62) for _ in range(300_000)]
+    twice = {draw.randrange(200_000, 300_000): draw.randrange(200_000) for _ in range(50)}
+    for there, first in twice.items():
+        numbers[there] = numbers[first]
+    ids = ActionIds()
+    for at in range(0, len(numbers), 1000):
+        ids.add(at, Told((), None, array("Q", numbers[at : at + 1000])))
+    assert len(ids._suspects) > 2 * len(twice)
+    assert ids.repeated() == twice
 
 
 # --- 10 ----------------------------------------------------------------------------------------------------------
