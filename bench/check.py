@@ -83,7 +83,7 @@ BUDGETS: tuple[Bound, ...] = (
     Bound("decision: three conditions / by role", 6.6, 2 * TIMES, None, least=False),
     Bound("writer: encoded without a look / a whole record", 0.188, 2 * TIMES, None),
     Bound("verification: 1 process / leaf hashes alone", 0.33, TIMES, 0.73),
-    Bound("memory of a service: guarded / bare", 1.37, COUNTS, 1.17, least=False),
+    Bound("memory of a service: guarded / bare", 1.22, COUNTS, 1.17, least=False),
 )
 
 

@@ -33,9 +33,9 @@ RESULTS = Path(__file__).parent / "results"
 FAILURES = "failures.json"
 """What a day's run could not measure, and why."""
 PACKAGES = (
-    "audit-middleware", "starlette", "fastapi", "pydantic", "msgspec", "cryptography", "opentelemetry-api", "uvicorn",
-    "uvloop", "httptools", "asgi-correlation-id", "opentelemetry-instrumentation-fastapi", "casbin", "fastapi-authz",
-    "cedarpy", "structlog", "pymerkle", "psycopg",
+    "audit-middleware", "starlette", "fastapi", "pydantic", "msgspec", "pynacl", "cryptography", "opentelemetry-api",
+    "uvicorn", "uvloop", "httptools", "asgi-correlation-id", "opentelemetry-instrumentation-fastapi", "casbin",
+    "fastapi-authz", "cedarpy", "structlog", "pymerkle", "psycopg",
 )  # fmt: skip
 
 MOST_STOLEN = 0.03
