@@ -24,7 +24,7 @@ are walked in Python.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
@@ -47,6 +47,7 @@ def _no_float(text: str) -> Any:
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
+_built_encoder = msgspec.json.Encoder(order="deterministic")  # dictionaries are sorted, structs stay as declared
 _decoder = msgspec.json.Decoder(dict[str, Any], float_hook=_no_float)
 _any_decoder = msgspec.json.Decoder(float_hook=_no_float)
 
@@ -74,34 +75,46 @@ def encode(value: dict[str, Any]) -> bytes:
     return data
 
 
-def encode_built(value: dict[str, Any], foreign: Iterable[Any]) -> bytes:
+def encode_built(
+    value: Any, foreign: Iterable[Any], unfolded: Callable[[Any], dict[str, Any]] = lambda value: value
+) -> bytes:
     """`encode`, same bytes and same errors, for a value whose shape is our own: only its ``foreign`` parts are checked.
 
-    Everything else in it must be built of dictionaries with names of type str, lists, None, booleans, integers that
-    cannot leave the range, and text. Text need not be looked at: the encoder refuses what is no UTF-8 and what is of
-    another type than str, but for enumerations, which are written as their values. Names are looked at wherever they
-    are, and so is the size.
+    Everything else in it must be built of structs whose members are declared in the order of their names, dictionaries
+    with names of type str, lists, None, booleans, integers that cannot leave the range, bytes that this module made
+    (`msgspec.Raw`), and text. Text need not be looked at: the encoder refuses what is no UTF-8 and what is of another
+    type than str, but for enumerations, which are written as their values. Names are looked at wherever they are, and
+    so is the size. ``unfolded`` makes dictionaries of such structs and bytes, for a closer look.
     """
-    data = _encode_bounded(value)
+    try:
+        data = _built_encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return encode(unfolded(value))
+    if len(data) > MAX_ENTRY:
+        raise _too_large(data)
     sure = True
     for part in foreign:
         if part and not _is_text(part):
             sure = False  # digits and depth can be told from the bytes only
             if not _same(_any_decoder, _encoder.encode(part), part):
-                check(value)
+                check(unfolded(value))
     if not sure:
         if suspicious(data):
-            check(value)
+            check(unfolded(value))
     elif has_non_ascii_name(data):
-        check(value)
+        check(unfolded(value))
     return data
 
 
 def _encode_bounded(value: dict[str, Any]) -> bytes:
     data = encode_trusted(value)
     if len(data) > MAX_ENTRY:
-        raise RecordError(f"$: entry has {len(data)} bytes, at most {MAX_ENTRY} are allowed")
+        raise _too_large(data)
     return data
+
+
+def _too_large(data: bytes) -> RecordError:
+    return RecordError(f"$: entry has {len(data)} bytes, at most {MAX_ENTRY} are allowed")
 
 
 def _same(decoder: msgspec.json.Decoder[Any], data: bytes, value: Any) -> bool:

@@ -124,6 +124,14 @@ class Facts(msgspec.Struct, eq=False):
         self.known_resource = resource
 
     @property
+    def acts_on(self) -> tuple[str | None, str | None]:
+        """Type and id of `resource`, which need not be made for that."""
+        known = self.known_resource
+        if known is None:
+            return _named(self.action, self.found.path_params if self.found else {})
+        return known.type, known.id
+
+    @property
     def action_id(self) -> str:
         """The record's identity."""
         return self.notes.action_id
@@ -166,17 +174,21 @@ def resource_of(action: Action | None, params: Mapping[str, Any]) -> Resource:
     The path parameters are the resource's properties for conditions. A template that names a parameter the route does
     not have leaves the id unknown; the inventory refuses such a template at start.
     """
+    return Resource(*_named(action, params), params)
+
+
+def _named(action: Action | None, params: Mapping[str, Any]) -> tuple[str | None, str | None]:
     if action is None or action.resource is None:
-        return Resource(properties=params)
+        return None, None
     kind, template, name = _parts(action.resource)
     if not template:
-        return Resource(kind, None, params)
+        return kind, None
     if name and type(text := params.get(name)) is str:
-        return Resource(kind, text, params)
+        return kind, text
     try:
-        return Resource(kind, template.format_map({key: str(value) for key, value in params.items()}), params)
+        return kind, template.format_map({key: str(value) for key, value in params.items()})
     except (KeyError, ValueError, IndexError):
-        return Resource(kind, None, params)
+        return kind, None
 
 
 @lru_cache(4096)

@@ -11,11 +11,10 @@ import msgspec
 
 from ..context import clean
 from ..errors import RecordError
-from ..ledger.canonical import encode
 from ..model import Json
 from .inputs import WITHHELD
 
-__all__ = ["Make", "fitting"]
+__all__ = ["Make", "fitting", "reduced"]
 
 _SHORT = 256
 
@@ -23,19 +22,21 @@ _SHORT = 256
 Make = Callable[[dict[str, Json]], bytes]
 
 
-def fitting(record: dict[str, Json], first: Make, smaller: Make = encode) -> bytes:
-    """The entry; of less and less of the record where it is too large, or where something has no canonical form.
+def fitting(record: dict[str, Json], make: Make) -> bytes:
+    """The entry that ``make`` makes of a record, or of less of it: see `reduced`."""
+    try:
+        return make(record)
+    except RecordError:
+        return reduced(record, make)
 
-    ``first`` makes it of the whole record, ``smaller`` of less of it.
-    """
+
+def reduced(record: dict[str, Json], make: Make) -> bytes:
+    """The entry of less and less of a record that is too large, or in which something has no canonical form."""
+    record = _reduced(record)
     try:
-        return first(record)
+        return make(record)
     except RecordError:
-        record = _reduced(record)
-    try:
-        return smaller(record)
-    except RecordError:
-        return smaller(_bare(record))
+        return make(_bare(record))
 
 
 def _reduced(record: dict[str, Json]) -> dict[str, Json]:

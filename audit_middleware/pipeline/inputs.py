@@ -97,11 +97,12 @@ def standing(record: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def inputs_part(facts: Facts, record: Mapping[str, Any], redactor: Redactor) -> Json:
-    """What was read and does not stand elsewhere in the record; ``None`` if there is no such thing."""
+    """What was read and does not stand elsewhere in the record; ``None`` if there is no such thing.
+
+    ``record`` has at least what is `standing`. Need not be asked where nothing was read, and the record says the
+    caller's roles and type as they are.
+    """
     subject = facts.subject
-    altered = list(subject.roles) != record["subject"]["roles"] or subject.type != record["subject"]["type"]
-    if facts.inputs is None and not altered:
-        return None
     # Roles and type tell which rules apply, whether or not a condition reads them.
     taken = {"subject.roles": subject.roles, "subject.type": subject.type, **(facts.inputs or {})}
     told = standing(record)

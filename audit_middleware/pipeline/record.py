@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Raw
 
 from ..context import Correlation, clean, few_texts, plain
 from ..errors import RecordError
@@ -22,10 +23,11 @@ from ..privacy.redact import Redactor
 from .content import body_part, digest_of
 from .custody import Custody
 from .facts import Facts, Intent
-from .fitting import Make, fitting
+from .fitting import fitting, reduced
 from .inputs import inputs_part
 from .kept import Kept
-from .offered import Headers, reason_of
+from .offered import REASON, Headers, reason_of
+from .shape import Decided, Request, RequestRecord, Resource, Response, Trace, raw, unfolded
 from .statement import Statement, source_part
 
 _PATH, _SHORT, _AGENT = 2048, 256, 512
@@ -48,8 +50,10 @@ class _Caller(NamedTuple):
     """What records say of one caller."""
 
     user_id: str
-    subject: dict[str, Json]
-    source: dict[str, Json]
+    subject: Raw
+    source: Raw
+    told: dict[str, Json]  # what `subject` says
+    altered: bool  # its roles or its type are not quite the caller's
 
 
 class Recorder:
@@ -62,14 +66,15 @@ class Recorder:
             "instance": service.instance,
             "environment": service.environment,
         }
+        self._raw_service = raw(self._service)
         self.redactor = redactor
         self.custody: Custody | None = None  # of what a policy calls personal
         self._properties = properties
-        # What most requests share is made once. Whoever changes a record replaces its parts, never what is in them.
+        # What most requests share is made once, and encoded.
         self._callers: Kept[Subject, _Caller] = Kept(self._caller, 64)
-        self._decisions: Kept[Decision, dict[str, Json]] = Kept(_decision)
+        self._decisions: Kept[Decision, Raw] = Kept(_raw_decision)
         self._known_agent: Callable[[bytes], str] = lru_cache(512)(self._agent)
-        self._not_forwarded = redactor.value(_NOT_FORWARDED)
+        self._not_forwarded = raw(redactor.value(_NOT_FORWARDED))
         self._second = (-1, "")
         self._moment = (-1, "")
 
@@ -80,21 +85,24 @@ class Recorder:
             RecordError: when even the bare record does not fit an entry.
             SubjectKeysError, MasterKeyError: something in it is personal, and no key is to be had.
         """
-        made: Make = _encode_request
+        cover = None if self.custody is None else self.custody.cover(item)
         if isinstance(item, Statement):
-            record, made = self._statement(item, sequence, recorded_at_ns), encode
-        elif isinstance(item, Intent):
-            record = self._intent(item, sequence, recorded_at_ns)
+            record = self._statement(item, sequence, recorded_at_ns)
         else:
-            record = self._request(item, sequence, recorded_at_ns)
-        if self.custody is None or (cover := self.custody.cover(item)) is None:
-            return fitting(record, made)
+            if isinstance(item, Intent):
+                built = self._intent(item, sequence, recorded_at_ns)
+            else:
+                built = self._request(item, sequence, recorded_at_ns)
+            if cover is None:
+                try:
+                    return _encode_request(built)
+                except RecordError:
+                    return reduced(unfolded(built), encode)
+            record = unfolded(built)
+        if cover is None:
+            return fitting(record, encode)
         # Cut down before it is covered, never after: half of a sealed text opens for nobody.
-
-        def covered(record: dict[str, Json]) -> bytes:
-            return encode(cover(record))
-
-        return fitting(record, covered, covered)
+        return fitting(record, lambda record: encode(cover(record)))
 
     def unencodable(
         self, item: Facts | Intent | Statement, error: Exception, sequence: int, recorded_at_ns: int
@@ -118,58 +126,74 @@ class Recorder:
 
     # --- a request -----------------------------------------------------------------------------------------------
 
-    def _request(self, facts: Facts, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
-        notes, headers = facts.notes, facts.headers
+    def _request(self, facts: Facts, sequence: int, recorded_at_ns: int) -> RequestRecord:
+        redactor, notes, headers = self.redactor, facts.notes, facts.headers
+        action, status, forwarded = facts.action, facts.status, facts.forwarded
         caller = self._caller_of(facts.subject)
-        forwarded = facts.forwarded
-        record: dict[str, Json] = {
-            "schema_version": SCHEMA_VERSION,
-            "action_id": notes.action_id,
-            "timestamp": self.timestamp(facts.arrived_ns),
-            "recorded_at": self._recorded_at(recorded_at_ns),
-            "duration_us": max(0, facts.ended_ns - facts.started_ns) // 1000,
-            "kind": "outcome",
-            "intent_id": facts.intent_id,
-            "sequence": sequence,
-            "service": self._service,
-            "action": facts.action.name if facts.action else None,
-            "event": facts.event,
-            "severity": facts.severity,
-            "user_id": caller.user_id,
-            "subject": caller.subject,
-            "source": caller.source,
-            "initiator_ip": facts.initiator_ip,
-            "forwarded": (
-                self._not_forwarded if not forwarded or forwarded == _NOT_FORWARDED else self.redactor.value(forwarded)
+        agent, reason = self._offered(headers)
+        if notes.reason is not None:
+            reason = notes.reason
+        if status is None and facts.error is not None and facts.protocol == "http":
+            status = 500  # no response.start came through: the server answered for the application
+        record = RequestRecord(
+            action.name if action is not None else None,
+            notes.action_id,
+            self._decisions.of(facts.decision),
+            max(0, facts.ended_ns - facts.started_ns) // 1000,
+            facts.event,
+            notes.extra and redactor.value(notes.extra),
+            [*facts.flags],
+            self._not_forwarded if not forwarded or forwarded == _NOT_FORWARDED else redactor.value(forwarded),
+            None if notes.impact is None else self._impact(notes.impact),
+            facts.initiator_ip,
+            facts.intent_id,
+            "outcome",
+            facts.outcome,
+            None if reason is None else redactor.value(reason),
+            self._recorded_at(recorded_at_ns),
+            self._request_part(facts, headers),
+            self._resource(facts),
+            Response(
+                None if facts.response_body is None else body_part(facts.response_body, redactor),
+                None if facts.error is None else clean(facts.error, _SHORT),
+                facts.response_size,
+                status,
             ),
-            "user_agent": self._user_agent(headers),
-            "resource": self._resource(facts),
-            "reason": self._text(notes.reason if notes.reason is not None else reason_of(headers)),
-            "impact": self._impact(notes.impact),
-            "decision": self._decisions.of(facts.decision),
-            "outcome": facts.outcome,
-            "request": self._request_part(facts, headers),
-            "response": self._response_part(facts),
-            "trace": self._trace(notes.correlation),
-            "flags": [*facts.flags],
-            "extra": self.redactor.value(notes.extra),
-        }
-        if facts.action is not None:
-            inputs = inputs_part(facts, record, self.redactor)
-            if inputs is not None:
-                record["decision"] = {**record["decision"], "inputs": inputs}
+            SCHEMA_VERSION,
+            sequence,
+            self._raw_service,
+            facts.severity,
+            caller.source,
+            caller.subject,
+            self.timestamp(facts.arrived_ns),
+            self._trace(notes.correlation),
+            agent,
+            caller.user_id,
+        )
+        if action is not None and (facts.inputs is not None or caller.altered):
+            self._add_inputs(record, facts, caller)
         return record
 
-    def _intent(self, intent: Intent, sequence: int, recorded_at_ns: int) -> dict[str, Json]:
-        """What is known before the handler runs: no outcome, no response, no duration."""
-        return self._request(intent.facts, sequence, recorded_at_ns) | {
-            "action_id": intent.action_id,
-            "kind": "intent",
-            "intent_id": None,
-            "duration_us": None,
-            "outcome": None,
-            "response": {"status": None, "size": None, "error": None, "body": None},
+    def _add_inputs(self, record: RequestRecord, facts: Facts, caller: _Caller) -> None:
+        request = record.request
+        told = {
+            "user_id": caller.user_id,
+            "subject": caller.told,
+            "initiator_ip": record.initiator_ip,
+            "timestamp": record.timestamp,
+            "request": {"method": request.method, "route": request.route, "protocol": request.protocol},
+            "reason": record.reason,
         }
+        inputs = inputs_part(facts, told, self.redactor)
+        if inputs is not None:
+            record.decision = _decided(facts.decision, inputs)
+
+    def _intent(self, intent: Intent, sequence: int, recorded_at_ns: int) -> RequestRecord:
+        """What is known before the handler runs: no outcome, no response, no duration."""
+        record = self._request(intent.facts, sequence, recorded_at_ns)
+        record.action_id, record.kind, record.intent_id = intent.action_id, "intent", None
+        record.duration_us, record.outcome, record.response = None, None, Response()
+        return record
 
     def _caller_of(self, subject: Subject) -> _Caller:
         changeable = type(subject.roles) is not tuple or (self._properties and subject.properties)
@@ -177,30 +201,30 @@ class Recorder:
 
     def _caller(self, subject: Subject) -> _Caller:
         kept = {key: value for key, value in subject.properties.items() if key in self._properties}
-        part = {
+        told: dict[str, Json] = {
             "type": clean(subject.type, _SHORT),
             "roles": [clean(role, _SHORT) for role in subject.roles[:64]],
             "tenant": None if subject.tenant is None else clean(subject.tenant, _SHORT),
             "session": None if subject.session is None else clean(subject.session, _SHORT),
             "properties": self._bounded(kept, _PROPERTIES) if kept else {},
         }
-        return _Caller(clean(subject.id, _SHORT), part, source_part(subject))
+        altered = list(subject.roles) != told["roles"] or subject.type != told["type"]
+        return _Caller(clean(subject.id, _SHORT), raw(told), raw(source_part(subject)), told, altered)
 
-    def _resource(self, facts: Facts) -> dict[str, Json]:
+    def _resource(self, facts: Facts) -> Resource:
         noted = facts.notes.resource
-        kind, name = noted.get("type", facts.resource.type), noted.get("id", facts.resource.id)
+        kind, name = facts.acts_on
+        if noted:
+            kind, name = noted.get("type", kind), noted.get("id", name)
         if name is not None:
             # Made of path parameters, so that a secret one is in it as well.
             name = clean(self.redactor.path(name, facts.found.path_params if facts.found else None), _SHORT)
-        return {
-            "type": None if kind is None else clean(kind, _SHORT),
-            "id": name,
-            "properties": self.redactor.value(noted.get("properties", {})),
-        }
+        properties = noted.get("properties", {})
+        return Resource(
+            name, properties and self.redactor.value(properties), None if kind is None else clean(kind, _SHORT)
+        )
 
-    def _impact(self, impact: Mapping[str, Json] | None) -> Json:
-        if impact is None:
-            return None
+    def _impact(self, impact: Mapping[str, Json]) -> Json:
         return {
             "before": self.redactor.value(impact.get("before")),
             "after": self.redactor.value(impact.get("after")),
@@ -210,22 +234,22 @@ class Recorder:
     def _text(self, text: str | None) -> Json:
         return None if text is None else self.redactor.value(text)
 
-    def _request_part(self, facts: Facts, headers: Headers) -> dict[str, Json]:
-        found, query = facts.found, facts.query
+    def _request_part(self, facts: Facts, headers: Headers) -> Request:
+        redactor, found, captured = self.redactor, facts.found, facts.request_body
         params, shown = self._params(found.path_params) if found and found.path_params else ({}, {})
-        body = body_part(facts.request_body, self.redactor)
-        return {
-            "protocol": facts.protocol,
-            "method": clean(facts.method, 32),
-            "route": found.template if found else None,
-            "path": clean(self.redactor.path(facts.path, params), _PATH),
-            "path_params": shown,
-            "query": clean(self.redactor.query(query), _PATH) if query else None,
-            "headers": self.redactor.headers(headers),
-            "size": facts.request_size,
-            "digest": digest_of(facts.request_body, body),
-            "body": body,
-        }
+        body = None if captured is None else body_part(captured, redactor)
+        return Request(
+            body,
+            None if captured is None else digest_of(captured, body),
+            redactor.headers(headers),
+            clean(facts.method, 32),
+            clean(redactor.path(facts.path, params), _PATH),
+            shown,
+            facts.protocol,
+            clean(redactor.query(facts.query), _PATH) if facts.query else None,
+            found.template if found else None,
+            facts.request_size,
+        )
 
     def _params(self, params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]]:
         """Path parameters as JSON, and as they are shown."""
@@ -236,40 +260,33 @@ class Recorder:
         known = plain(params, limit=_BOUND)
         return known, self._bounded(known, _PATH)
 
-    def _response_part(self, facts: Facts) -> dict[str, Json]:
-        status = facts.status
-        if status is None and facts.error is not None and facts.protocol == "http":
-            status = 500  # no response.start came through: the server answered for the application
-        return {
-            "status": status,
-            "size": facts.response_size,
-            "error": None if facts.error is None else clean(facts.error, _SHORT),
-            "body": body_part(facts.response_body, self.redactor),
-        }
-
     def _bounded(self, value: object, limit: int) -> Any:
         """Any value as redacted JSON. Cut last: half of a secret no longer looks like one."""
         return plain(self.redactor.value(plain(value, limit=_BOUND)), limit=limit)
 
-    def _user_agent(self, headers: Headers) -> str | None:
-        for name, value in headers:
-            if name == b"user-agent":
-                return self._known_agent(value) if len(value) <= _REMEMBERED else self._agent(value)
-        return None
+    def _offered(self, headers: Headers) -> tuple[str | None, str | None]:
+        """The user agent, and the reason that the request gives."""
+        found = dict(headers)
+        if len(found) != len(headers):  # one of them comes twice: of user agents the first counts, of reasons none
+            found = dict(reversed(headers))
+        agent, reason = found.get(b"user-agent"), None if found.get(REASON) is None else reason_of(headers)
+        if agent is None:
+            return None, reason
+        return (self._known_agent if len(agent) <= _REMEMBERED else self._agent)(agent), reason
 
     def _agent(self, value: bytes) -> str:
         return clean(self.redactor.text(clean(value, _BOUND)), _AGENT)
 
-    def _trace(self, correlation: Correlation) -> dict[str, Json]:
-        return {
-            "trace_id": correlation.trace_id,
-            "span_id": correlation.span_id,
-            "parent": correlation.parent,
-            "correlation_id": correlation.correlation_id,
-            "request_id": correlation.request_id,
-            "client_correlation_id": self._text(correlation.client_correlation_id),
-            "client_request_id": self._text(correlation.client_request_id),
-        }
+    def _trace(self, correlation: Correlation) -> Trace:
+        return Trace(
+            self._text(correlation.client_correlation_id),
+            self._text(correlation.client_request_id),
+            correlation.correlation_id,
+            correlation.parent,
+            correlation.request_id,
+            correlation.span_id,
+            correlation.trace_id,
+        )
 
     # --- the log's own records -----------------------------------------------------------------------------------
 
@@ -296,7 +313,7 @@ class Recorder:
             "resource": {"type": None, "id": None, "properties": {}},
             "reason": None,
             "impact": None,
-            "decision": _decision(Decision("not_applicable", "no_route")),
+            "decision": unfolded(_decided(Decision("not_applicable", "no_route"))),
             "outcome": "success",
             "request": {
                 "protocol": None,
@@ -331,10 +348,10 @@ class Recorder:
 
     def timestamp(self, ns: int) -> str:
         """RFC 3339 UTC with microseconds. The text of the running second is kept: most records share it."""
-        seconds, rest = divmod(ns, 1_000_000_000)
+        seconds = ns // 1_000_000_000
         if self._second[0] != seconds:
             self._second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
-        return f"{self._second[1]}.{rest // 1000:06d}Z"
+        return f"{self._second[1]}.{ns // 1000 % 1_000_000:06d}Z"
 
     def _recorded_at(self, ns: int) -> str:
         """`timestamp` of a moment that a whole batch shares."""
@@ -353,23 +370,27 @@ def wanted(facts: Facts) -> bool:
     return not quiet or facts.outcome != "success" or bool(facts.flags)
 
 
-def _decision(decision: Decision) -> dict[str, Json]:
-    return {
-        "effect": decision.effect,
-        "cause": decision.cause,
-        "rule": decision.rule,
-        "near_misses": [clean(miss, _SHORT) for miss in decision.near_misses[:16]],
-        "policy_digest": decision.policy_digest,
-        "mode": decision.mode,
-        "detail": None if decision.detail is None else clean(decision.detail, _AGENT),
-        "inputs": None,
-    }
+def _decided(decision: Decision, inputs: Json = None) -> Decided:
+    return Decided(
+        decision.cause,
+        None if decision.detail is None else clean(decision.detail, _AGENT),
+        decision.effect,
+        inputs,
+        decision.mode,
+        [clean(miss, _SHORT) for miss in decision.near_misses[:16]],
+        decision.policy_digest,
+        decision.rule,
+    )
 
 
-def _encode_request(record: dict[str, Json]) -> bytes:
+def _raw_decision(decision: Decision) -> Raw:
+    return raw(_decided(decision))
+
+
+def _encode_request(record: RequestRecord) -> bytes:
     """Foreign is what the application itself has put into the record of a request: its notes, and a status that is
     none. All else is text that was cleaned or read from routes and policy, was counted here, or is `plain`."""
-    status = record["response"]["status"]
+    status = record.response.status
     odd = status is not None and not (type(status) is int and 0 <= status < 1000)
-    foreign = record["resource"]["properties"], record["impact"], record["extra"], [status] if odd else None
-    return encode_built(record, foreign)
+    foreign = record.resource.properties, record.impact, record.extra, [status] if odd else None
+    return encode_built(record, foreign, unfolded)
