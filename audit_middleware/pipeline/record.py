@@ -130,6 +130,10 @@ class Recorder:
         redactor, notes, headers = self.redactor, facts.notes, facts.headers
         action, status, forwarded = facts.action, facts.status, facts.forwarded
         caller = self._caller_of(facts.subject)
+        given = facts.found.path_params if facts.found is not None else None
+        params, shown = self._params(given) if given else ({}, {})
+        secret = None if shown is params else given  # parameters whose values must not be seen elsewhere either
+        duration_us = (facts.ended_ns - facts.started_ns) // 1000
         agent, reason = self._offered(headers)
         if notes.reason is not None:
             reason = notes.reason
@@ -139,7 +143,7 @@ class Recorder:
             action.name if action is not None else None,
             notes.action_id,
             self._decisions.of(facts.decision),
-            max(0, facts.ended_ns - facts.started_ns) // 1000,
+            duration_us if duration_us > 0 else 0,
             facts.event,
             notes.extra and redactor.value(notes.extra),
             [*facts.flags],
@@ -151,8 +155,8 @@ class Recorder:
             facts.outcome,
             None if reason is None else redactor.value(reason),
             self._recorded_at(recorded_at_ns),
-            self._request_part(facts, headers),
-            self._resource(facts),
+            self._request_part(facts, params, shown),
+            self._resource(facts, secret),
             Response(
                 None if facts.response_body is None else body_part(facts.response_body, redactor),
                 None if facts.error is None else clean(facts.error, _SHORT),
@@ -211,14 +215,14 @@ class Recorder:
         altered = list(subject.roles) != told["roles"] or subject.type != told["type"]
         return _Caller(clean(subject.id, _SHORT), raw(told), raw(source_part(subject)), told, altered)
 
-    def _resource(self, facts: Facts) -> Resource:
+    def _resource(self, facts: Facts, secret: Mapping[str, Any] | None) -> Resource:
         noted = facts.notes.resource
         kind, name = facts.acts_on
         if noted:
             kind, name = noted.get("type", kind), noted.get("id", name)
         if name is not None:
             # Made of path parameters, so that a secret one is in it as well.
-            name = clean(self.redactor.path(name, facts.found.path_params if facts.found else None), _SHORT)
+            name = clean(self.redactor.path(name, secret), _SHORT)
         properties = noted.get("properties", {})
         return Resource(
             name, properties and self.redactor.value(properties), None if kind is None else clean(kind, _SHORT)
@@ -231,19 +235,15 @@ class Recorder:
             "count": impact.get("count"),
         }
 
-    def _text(self, text: str | None) -> Json:
-        return None if text is None else self.redactor.value(text)
-
-    def _request_part(self, facts: Facts, headers: Headers) -> Request:
+    def _request_part(self, facts: Facts, params: dict[str, Json], shown: dict[str, Json]) -> Request:
         redactor, found, captured = self.redactor, facts.found, facts.request_body
-        params, shown = self._params(found.path_params) if found and found.path_params else ({}, {})
         body = None if captured is None else body_part(captured, redactor)
         return Request(
             body,
             None if captured is None else digest_of(captured, body),
-            redactor.headers(headers),
+            redactor.headers(facts.headers),
             clean(facts.method, 32),
-            clean(redactor.path(facts.path, params), _PATH),
+            clean(redactor.path(facts.path, None if shown is params else params), _PATH),
             shown,
             facts.protocol,
             clean(redactor.query(facts.query), _PATH) if facts.query else None,
@@ -252,11 +252,11 @@ class Recorder:
         )
 
     def _params(self, params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]]:
-        """Path parameters as JSON, and as they are shown."""
+        """Path parameters as JSON, and as they are shown: the same object if there is no secret among them."""
         texts = few_texts(params, _PATH)
         if texts is not None:
             shown = self.redactor.params(texts)
-            return texts, shown if shown == texts else plain(shown, limit=_PATH)
+            return texts, shown if shown is texts else plain(shown, limit=_PATH)
         known = plain(params, limit=_BOUND)
         return known, self._bounded(known, _PATH)
 
@@ -278,9 +278,10 @@ class Recorder:
         return clean(self.redactor.text(clean(value, _BOUND)), _AGENT)
 
     def _trace(self, correlation: Correlation) -> Trace:
+        client_correlation_id, client_request_id = correlation.client_correlation_id, correlation.client_request_id
         return Trace(
-            self._text(correlation.client_correlation_id),
-            self._text(correlation.client_request_id),
+            None if client_correlation_id is None else self.redactor.value(client_correlation_id),
+            None if client_request_id is None else self.redactor.value(client_request_id),
             correlation.correlation_id,
             correlation.parent,
             correlation.request_id,

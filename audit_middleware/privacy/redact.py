@@ -10,7 +10,7 @@ other than ASCII digits and letters, or encoded twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -34,6 +34,7 @@ DEFAULT_HEADERS = (
 
 _URLS = frozenset({b"origin", b"referer"})
 _MAX_DEPTH, _MAX_HEADER, _MAX_REMEMBERED = 64, 512, 128
+_MOST_NAMES = 512  # of parameters that are remembered
 _MAX_TEXT = 8192  # of a query or path: more than a record keeps, and few enough pairs not to hold up the loop
 _AROUND_PAIRS = re.compile(r"([&;])")  # old parsers also separate at semicolons; what one of them saw is secret too
 _SAFE = "[]:@!$'()*,~"
@@ -60,8 +61,8 @@ class Redactor:
         self._headers = {raw: raw.decode("latin-1") for raw in (name.lower().encode() for name in headers)}
         # The same few values come with most requests.
         self._known_header: Callable[[bytes, bytes], str] = lru_cache(512)(self._header)
-        # So do the names of one route's parameters, which the application has chosen.
-        self._secret_names: Callable[[tuple[str, ...]], tuple[str, ...]] = lru_cache(512)(self._secret_among)
+        # So do the names of a route's parameters, which the application has chosen: those that are no secret.
+        self._harmless: set[str] = set()
 
     def text(self, text: str) -> str:
         """Free text: by shape only."""
@@ -73,16 +74,16 @@ class Redactor:
             return None if json is None else {}
         return self._value(json, (), 0, self._shapes and self._patterns.suspect_json(json))
 
-    def params(self, params: Mapping[str, Json]) -> dict[str, Json]:
-        """Path parameters by name and shape: what `value` makes of them, sooner."""
-        if not self._secret_names(tuple(params)):
+    def params(self, params: dict[str, Json]) -> dict[str, Json]:
+        """Path parameters by name and shape: what `value` makes of them, sooner. The same object if all may be seen."""
+        if self._harmless.issuperset(params) or not self._secret_among(params):
             for name, value in params.items():
                 if type(value) is not str or (
                     self._shapes and (self._patterns.suspect(name) or self._patterns.suspect(value))
                 ):
                     break
             else:
-                return dict(params)
+                return params
         return self._mapping(params, (), 0, self._shapes and self._patterns.suspect_json(params))
 
     def query(self, query: str | bytes, *, limit: int = _MAX_TEXT) -> str:
@@ -101,9 +102,13 @@ class Redactor:
 
     def path(self, path: str | bytes, params: Mapping[str, Json] | None = None) -> str:
         """The path of a request, whole. ``params`` are its parameters: values of secret ones stand in it as well."""
+        secret = self._secret_among(params) if params else ()
+        looked_at = secret or self._shapes
+        if not looked_at and type(path) is str and len(path) <= _MAX_TEXT and path.isascii() and ";" not in path:
+            return path  # nearly always
         raw = _bounded(path, "/", _MAX_TEXT)
         if params:
-            for name in self._secret_names(tuple(params)):
+            for name in secret:
                 raw = _without(raw, str(params[name]))
         if ";" not in raw and not (self._shapes and self._patterns.suspect(unquote(raw))):
             return raw
@@ -176,8 +181,11 @@ class Redactor:
             return REDACTED
         return value if self._patterns.text(text) is text else REDACTED
 
-    def _secret_among(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if self._names.secret(name)[0])
+    def _secret_among(self, names: Collection[str]) -> tuple[str, ...]:
+        secret = tuple(name for name in names if self._names.secret(name)[0])
+        if not secret and len(self._harmless) + len(names) <= _MOST_NAMES:
+            self._harmless.update(names)
+        return secret
 
     def _segment(self, segment: str) -> str:
         if ";" not in segment:

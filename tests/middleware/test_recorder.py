@@ -10,8 +10,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 
 from audit_middleware.context import Correlation, Notes
@@ -23,6 +24,7 @@ from audit_middleware.pipeline.facts import NOT_DECIDED, Capture, Facts, Intent
 from audit_middleware.pipeline.inputs import MISSING
 from audit_middleware.pipeline.kept import Kept
 from audit_middleware.pipeline.record import Recorder, Service
+from audit_middleware.pipeline.shape import RequestRecord, raw, unfolded
 from audit_middleware.privacy.redact import Redactor
 from audit_middleware.schema import Record
 
@@ -163,7 +165,7 @@ def test_an_entry_is_the_canonical_form_of_its_record(redactor: Redactor, monkey
     """As if every value in it were checked."""
     items = [Draw(seed).item() for seed in range(400)]
     quick = [told(recorder(redactor).encode, item, at, AT) for at, item in enumerate(items)]
-    monkeypatch.setattr(module, "_encode_request", canonical.encode)
+    monkeypatch.setattr(module, "_encode_request", lambda record: canonical.encode(unfolded(record)))
     assert quick == [told(recorder(redactor).encode, item, at, AT) for at, item in enumerate(items)]
     entries = [canonical.decode(entry) for entry in quick if isinstance(entry, bytes)]
     assert len(entries) > 300
@@ -183,6 +185,62 @@ def test_what_is_kept_of_one_record_changes_no_other(redactor: Redactor) -> None
         moment = AT + at // 10 * 1_000_000
         assert told(old.encode, item, at, moment) == told(recorder(redactor).encode, item, at, moment), at
     assert [repr(item) for item in items] == before, "and nothing that was given"
+
+
+def structs(kind: type) -> set[type[msgspec.Struct]]:
+    """A struct and those among its members."""
+    found = {kind} if issubclass(kind, msgspec.Struct) else set()
+    for hint in get_type_hints(kind).values() if found else ():
+        for one in (hint, *get_args(hint)):
+            found |= structs(one) if isinstance(one, type) else set()
+    return found
+
+
+def test_members_are_declared_in_the_order_in_which_they_are_written() -> None:
+    found = structs(RequestRecord)
+    assert len(found) == 6
+    for kind in found:
+        assert list(kind.__struct_fields__) == sorted(kind.__struct_fields__), kind
+    assert set(RequestRecord.__struct_fields__) == set(Record.model_fields)
+
+
+def test_an_encoded_part_is_unfolded_again() -> None:
+    part = {"b": [1, {"a": None}], "a": "é"}
+    assert (unfolded(raw(part)), bytes(raw(part))) == (part, '{"a":"é","b":[1,{"a":null}]}'.encode())
+    with pytest.raises(RecordError):
+        raw({"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("headers", "agent", "reason"),
+    [
+        ((), None, None),
+        ([(b"user-agent", b"one"), (b"accept", b"*/*"), (b"user-agent", b"two")], "one", None),
+        ([(b"accept", b"a"), (b"x-request-reason", b"T-1"), (b"accept", b"b"), (b"user-agent", b"")], "", "T-1"),
+        ([(b"x-request-reason", b"T-1"), (b"x-request-reason", b"T-1")], None, None),
+        ([(b"x-request-reason", b" "), (b"user-agent", b"x" * 600)], "x" * 509 + "…", None),
+    ],
+)
+def test_of_user_agents_the_first_counts_and_of_reasons_the_only_one(
+    headers: Any, agent: str | None, reason: str | None
+) -> None:
+    facts = bare_facts()
+    facts.headers = headers
+    entry = canonical.decode(recorder().encode(facts, 0, AT))
+    assert (entry["user_agent"], entry["reason"]) == (agent, reason)
+
+
+def test_a_secret_parameter_is_secret_wherever_its_value_stands() -> None:
+    """Its name was seen as that of a harmless one before, under other rules."""
+    for redactor, shown in ((Redactor(), "abc"), (Redactor(["item_id"]), "[redacted]"), (Redactor(), "abc")):
+        facts = bare_facts()
+        facts.path, facts.action = "/items/abc", Action("item.read", "item/{item_id}")
+        facts.found = Found("route", "/items/{item_id}", path_params={"item_id": "abc"})
+        made = recorder(redactor)
+        for at in range(2):
+            entry = canonical.decode(made.encode(facts, at, AT))
+            assert entry["request"]["path"] == f"/items/{shown}"
+            assert (entry["request"]["path_params"], entry["resource"]["id"]) == ({"item_id": shown}, shown)
 
 
 def test_a_caller_that_changes_is_read_again() -> None:
