@@ -1,6 +1,6 @@
 """The record as its reader sees it: one closed, versioned schema, as pydantic models.
 
-The path of a request builds the same shape as plain dictionaries (`pipeline.record`); a test holds both together. The
+The writer builds the same shape without these models (`pipeline.record`); a test holds both together. The
 JSON Schema that is published, the check of an entry and the fields that a policy may treat are read off these models.
 """
 

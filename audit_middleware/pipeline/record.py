@@ -27,7 +27,7 @@ from .fitting import fitting, reduced
 from .inputs import inputs_part
 from .kept import Kept
 from .offered import REASON, Headers, reason_of
-from .shape import Decided, Request, RequestRecord, Resource, Response, Trace, raw, unfolded
+from .shape import Request, RequestRecord, Resource, Response, Trace, decided, raw, unfolded
 from .statement import Statement, source_part
 
 _PATH, _SHORT, _AGENT = 2048, 256, 512
@@ -67,16 +67,20 @@ class Recorder:
             "environment": service.environment,
         }
         self._raw_service = raw(self._service)
-        self.redactor = redactor
         self.custody: Custody | None = None  # of what a policy calls personal
         self._properties = properties
         # What most requests share is made once, and encoded.
         self._callers: Kept[Subject, _Caller] = Kept(self._caller, 64)
-        self._decisions: Kept[Decision, Raw] = Kept(_raw_decision)
-        self._known_agent: Callable[[bytes], str] = lru_cache(512)(self._agent)
-        self._not_forwarded = raw(redactor.value(_NOT_FORWARDED))
+        self._decisions: Kept[Decision, Raw] = Kept(lambda one: raw(decided(one)))
         self._second = (-1, "")
         self._moment = (-1, "")
+        self.redact_by(redactor)
+
+    def redact_by(self, redactor: Redactor) -> None:
+        """Takes this one from now on, from any thread: nothing is kept of what another one has let through."""
+        self.redactor = redactor
+        self._known_agent: Callable[[bytes], str] = lru_cache(512)(self._agent)
+        self._not_forwarded = raw(redactor.value(_NOT_FORWARDED))
 
     def encode(self, item: Facts | Intent | Statement, sequence: int, recorded_at_ns: int) -> bytes:
         """The entry for one item.
@@ -190,7 +194,7 @@ class Recorder:
         }
         inputs = inputs_part(facts, told, self.redactor)
         if inputs is not None:
-            record.decision = _decided(facts.decision, inputs)
+            record.decision = decided(facts.decision, inputs)
 
     def _intent(self, intent: Intent, sequence: int, recorded_at_ns: int) -> RequestRecord:
         """What is known before the handler runs: no outcome, no response, no duration."""
@@ -314,7 +318,7 @@ class Recorder:
             "resource": {"type": None, "id": None, "properties": {}},
             "reason": None,
             "impact": None,
-            "decision": unfolded(_decided(Decision("not_applicable", "no_route"))),
+            "decision": unfolded(decided(Decision("not_applicable", "no_route"))),
             "outcome": "success",
             "request": {
                 "protocol": None,
@@ -369,23 +373,6 @@ def wanted(facts: Facts) -> bool:
         return True  # an intent without an outcome would say that we died
     quiet = decision.cause == "exempt" or (decision.effect == "allow" and facts.level == "none")
     return not quiet or facts.outcome != "success" or bool(facts.flags)
-
-
-def _decided(decision: Decision, inputs: Json = None) -> Decided:
-    return Decided(
-        decision.cause,
-        None if decision.detail is None else clean(decision.detail, _AGENT),
-        decision.effect,
-        inputs,
-        decision.mode,
-        [clean(miss, _SHORT) for miss in decision.near_misses[:16]],
-        decision.policy_digest,
-        decision.rule,
-    )
-
-
-def _raw_decision(decision: Decision) -> Raw:
-    return raw(_decided(decision))
 
 
 def _encode_request(record: RequestRecord) -> bytes:

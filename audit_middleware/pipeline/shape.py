@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from ..context import clean
 from ..ledger.canonical import encode_trusted
-from ..model import Json
+from ..model import Decision, Json
 
-__all__ = ["Decided", "Request", "RequestRecord", "Resource", "Response", "Trace", "raw", "unfolded"]
+__all__ = ["Request", "RequestRecord", "Resource", "Response", "Trace", "decided", "raw", "unfolded"]
+
+_DETAIL, _MISS, _MISSES = 512, 256, 16
 
 
 class Decided(msgspec.Struct, gc=False):
@@ -105,6 +108,20 @@ class RequestRecord(msgspec.Struct, gc=False):
     trace: Trace
     user_agent: str | None
     user_id: str
+
+
+def decided(decision: Decision, inputs: Json = None) -> Decided:
+    """What a record says of a decision."""
+    return Decided(
+        decision.cause,
+        None if decision.detail is None else clean(decision.detail, _DETAIL),
+        decision.effect,
+        inputs,
+        decision.mode,
+        [clean(miss, _MISS) for miss in decision.near_misses[:_MISSES]],
+        decision.policy_digest,
+        decision.rule,
+    )
 
 
 def raw(part: Any) -> Raw:

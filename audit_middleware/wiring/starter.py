@@ -219,7 +219,7 @@ def adopt(parts: Parts, policy: Policy, cause: str) -> None:
     previous = parts.policy.digest
     if changed := sorted(name for name, one in policy.channels.items() if parts.policy.channels.get(name) != one):
         logger.warning("policy %s: new or changed channels count from the next start on: %s", policy.name, changed)
-    parts.recorder.redactor = Redactor(policy.redact.keys, policy.redact.patterns)
+    parts.recorder.redact_by(Redactor(policy.redact.keys, policy.redact.patterns))
     if parts.recorder.custody is not None:
         parts.recorder.custody.declared = declared
     parts.policy, parts.inventory = policy, inventory

@@ -264,6 +264,18 @@ def test_the_policy_may_redact_what_every_record_says() -> None:
         assert entry["forwarded"] == {"untrusted": [], "header": "[redacted]"}
 
 
+def test_another_redactor_counts_for_what_was_seen_before() -> None:
+    """As after a policy was loaded anew."""
+    facts, made = bare_facts(), recorder()
+    facts.headers = [(b"user-agent", b"john@example.com")]
+    facts.subject = Subject("ann", roles=("clerk",), properties={"team": "john@example.com"})
+    assert made.encode(facts, 0, AT).count(b"john@example.com") == 2
+    made.redact_by(Redactor(["header"], ("email",)))
+    entry = canonical.decode(made.encode(facts, 1, AT))
+    assert (entry["user_agent"], entry["forwarded"]["header"]) == ("[redacted]", "[redacted]")
+    assert entry["subject"]["properties"] == {"team": "[redacted]"}
+
+
 def test_what_is_kept_is_bounded_and_found_by_identity() -> None:
     made = itertools.count(1)
     kept: Kept[str, int] = Kept(lambda one: next(made), most=3)
