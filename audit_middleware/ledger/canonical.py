@@ -16,9 +16,9 @@ order (UTF-16 code units) is the order of the bytes. The result is valid JCS out
 
 Sources: RFC 8785 (JCS) section 3.2, RFC 7493 (I-JSON) for the range of integers, C2SP tlog-tiles v0.1.0 for the size.
 
-Cost on a 1.5 kB record (Python 3.11): `encode_trusted` 1.6 us, `encode_built` 1.9 us, `encode` 8 us, `decode` 6.5 us.
-The checks let C code do the work: bytes are decoded again and compared; only bytes that could hide a forbidden value
-are walked in Python.
+Cost on a 1.5 kB record (Python 3.11): `encode_trusted` 1.6 us, `encode_built` 1.2 us of structs, `encode` 8 us,
+`decode` 6.5 us. The checks let C code do the work: bytes are decoded again and compared; only bytes that could hide a
+forbidden value are walked in Python.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import example, given, settings
@@ -337,3 +338,26 @@ def test_names_texts_and_size_are_looked_at_everywhere(wrong: dict[str, Any]) ->
     """Whatever our own code may have let through."""
     assert outcome(canonical.encode_built, wrong, ()) == outcome(canonical.encode, wrong)
     assert outcome(canonical.encode_built, wrong, ())[0] == "refused"
+
+
+class Built(msgspec.Struct):
+    """A value of our own, its members in order."""
+
+    extra: Any
+    known: msgspec.Raw
+    ours: Any
+
+
+def unfolded(value: Built) -> dict[str, Any]:
+    return {"extra": value.extra, "known": msgspec.json.decode(value.known), "ours": value.ours}
+
+
+@given(OBJECTS, VALUES)
+@example({"a": 1}, {"b": 2**53})
+@example({"é": 1}, {"b": 2})
+@example({"a": "\ud800"}, {})
+@example({"a": "x" * 70_000}, {})
+def test_structs_have_the_bytes_and_the_errors_of_dictionaries(ours: dict[str, Any], part: Any) -> None:
+    value = Built(part, msgspec.Raw(b'{"a":[1,null]}'), ours)
+    found = outcome(canonical.encode_built, value, (part,), unfolded)
+    assert found == outcome(canonical.encode, unfolded(value))
