@@ -225,9 +225,11 @@ class Writer(Committer):
         if thread is not None:
             self._bell.put(None)
             thread.join(timeout_s)
-        left = [*self._batch.waiters, *(one.waiter for one in list(self._queue) if type(one) is Awaited)]
-        refuse([*left, *list(self._rooms)], LogUnavailable("the writer was closed before the record was written"))
-        return len(left)
+        queued = [one.waiter for one in list(self._queue) if type(one) is Awaited]
+        left = len(self._batch) + len(queued)
+        waiters = [*self._batch.waiters, *queued, *list(self._rooms)]
+        refuse(waiters, LogUnavailable("the writer was closed before the record was written"))
+        return left
 
     def _put(self, item: Any, waiter: Waiter | None, bound: int) -> bool:
         """Queues an item; False if ``bound`` records are waiting already."""

@@ -98,11 +98,16 @@ class Batch:
         self._recorded_at = 0
         self._size = 0
         self.entries: list[bytes] = []
-        self.waiters: list[Waiter | None] = []
-        self._names: list[str | None] = []  # action ids of those that somebody waits for, where the item tells it
+        # Of the few entries that somebody waits for, by position: who, and the action id where the item tells it.
+        self._awaited: dict[int, tuple[Waiter, str | None]] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def waiters(self) -> list[Waiter]:
+        """Who waits for entries of this batch. May be asked from any thread."""
+        return [waiter for waiter, _ in list(self._awaited.values())]
 
     def fill(
         self,
@@ -136,7 +141,8 @@ class Batch:
         except KEY_ERRORS:
             self._custody.drop()
             waiting.extendleft(reversed(taken))
-            del self.entries[kept:], self.waiters[kept:], self._names[kept:]
+            del self.entries[kept:]
+            self._awaited = {at: one for at, one in self._awaited.items() if at < kept}
             self._sequence, self._size = sequence, size
             raise
 
@@ -212,25 +218,24 @@ class Batch:
     def _put(self, entry: bytes, waiter: Waiter | None, item: Any) -> None:
         self._sequence += 1
         self._size += len(entry)
+        if waiter is not None:
+            # The id is asked of the item as long as we have it: to read it back from the entry takes longer.
+            self._awaited[len(self.entries)] = waiter, getattr(item, "action_id", None)
         self.entries.append(entry)
-        self.waiters.append(waiter)
-        # Asked of the item as long as we have it: to read it back from the entry takes longer.
-        self._names.append(None if waiter is None else getattr(item, "action_id", None))
 
-    def give_up_waiters(self) -> list[Waiter | None]:
+    def give_up_waiters(self) -> list[Waiter]:
         """Returns the waiters and forgets them; the entries are kept."""
-        waiters, self.waiters = self.waiters, [None] * len(self.entries)
+        waiters, self._awaited = self.waiters, {}
         return waiters
 
     def receipts(self, origin: str, first: int) -> Iterator[tuple[Waiter, Receipt]]:
         """Yields what each waiter gets, given the log index of the batch's first entry."""
-        for at, waiter in enumerate(self.waiters):
-            if waiter is not None:
-                yield waiter, Receipt(origin, first + at, self._names[at] or _action_id(self.entries[at]))
+        for at, (waiter, action_id) in self._awaited.items():
+            yield waiter, Receipt(origin, first + at, action_id or _action_id(self.entries[at]))
 
     def clear(self) -> None:
         """Forgets entries that were acknowledged."""
-        self.entries, self.waiters, self._names, self._size = [], [], [], 0
+        self.entries, self._awaited, self._size = [], {}, 0
 
 
 def _action_id(entry: bytes) -> str:
