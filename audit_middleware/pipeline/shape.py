@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import asdict
 
 from ..context import clean
 from ..ledger.canonical import encode_trusted
@@ -110,6 +111,10 @@ class RequestRecord(msgspec.Struct, gc=False):
     user_id: str
 
 
+_FOLDED = frozenset((Raw, Decided, Request, Resource, Response, Trace))
+_decode = msgspec.json.Decoder().decode
+
+
 def decided(decision: Decision, inputs: Json = None) -> Decided:
     """What a record says of a decision."""
     return Decided(
@@ -131,6 +136,10 @@ def raw(part: Any) -> Raw:
 
 def unfolded(part: Any) -> Any:
     """The same as dictionaries, for whoever looks into a record or takes something out of it."""
-    if isinstance(part, msgspec.Struct):
-        return {name: unfolded(getattr(part, name)) for name in part.__struct_fields__}
-    return msgspec.json.decode(part) if isinstance(part, Raw) else part
+    if type(part) is Raw:
+        return _decode(part)
+    members = asdict(part)
+    for name, value in members.items():
+        if type(value) in _FOLDED:
+            members[name] = unfolded(value)
+    return members
