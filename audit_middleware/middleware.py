@@ -114,7 +114,7 @@ class Admission(msgspec.Struct, eq=False):
         if problem is not None:
             facts.flag(problem)
         decision = self._held_against(resolved) if parts.blocks.table is not None else None
-        if decision is None and parts.takes_records():
+        if decision is None and parts.writer.takes_records():
             decision = decide_by_role(policy, resolved, facts.subject, problem)
         facts.decision = decision or await self._decided(scope, receive, resolved, problem)
         facts.verified = found.endpoint is None

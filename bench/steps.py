@@ -65,7 +65,7 @@ LOOP: tuple[tuple[Any, str, str], ...] = (
     (middleware.Admission, "admit", "admission, between the steps"),
     (Parts, "today", "decision: the day"),
     (Parts, "log_available", "decision: is there a log"),
-    (Parts, "takes_records", "decision: is there a log"),
+    (Writer, "takes_records", "decision: is there a log"),
     (middleware, "context_of", "decision: context"),
     (middleware, "decide", "decision: rules"),
     (middleware, "decide_by_role", "decision: rules"),

@@ -179,8 +179,8 @@ class HeldScope(dict[str, Any]):
         _set(self, key, value)
         self.below[key] = value
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        new = args[0] if len(args) == 1 and type(args[0]) is dict and not kwargs else dict(*args, **kwargs)
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        new = other if type(other) is dict and not more else dict(other, **more)
         if "endpoint" in new:
             self._check(new["endpoint"])
         _update(self, new)
@@ -218,20 +218,15 @@ def _is_application(endpoint: Any) -> bool:
 
 def arm(scope: Scope, gate: Gate) -> HeldScope:
     """A scope for which nothing was found yet: a router that selects an endpoint went around its guard."""
-    return _held(scope, _NOTHING, gate, None)
+    held = HeldScope(scope)
+    held.below, held.gate, held.found, held.answer = scope, gate, _NOTHING, None
+    return held
 
 
 def hold(scope: Scope, found: Found, gate: Gate, answer: Answer | None = None) -> HeldScope:
     """Arms a scope for what was found at this router, with the answer of its only route."""
-    if type(scope) is not HeldScope:
-        return _held(scope, found, gate, answer)
-    scope.found, scope.answer = found, answer
-    return scope
-
-
-def _held(scope: Scope, found: Found, gate: Gate, answer: Answer | None) -> HeldScope:
-    held = HeldScope(scope)
-    held.below, held.gate, held.found, held.answer = scope, gate, found, answer
+    held = scope if type(scope) is HeldScope else arm(scope, gate)
+    held.found, held.answer = found, answer
     return held
 
 

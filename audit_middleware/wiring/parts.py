@@ -84,10 +84,6 @@ class Parts:
         """The day by which exemptions end (UTC)."""
         return datetime.fromtimestamp(self.clock() / 1e9, UTC).date()
 
-    def takes_records(self) -> bool:
-        """Can the log take a record right now?"""
-        return self.writer.takes_records()
-
     async def log_available(self, facts: Facts) -> bool:
         """Can the log take a record? Waits for room for at most the set patience. An action that may degrade goes on
         without the log, and its record says so."""
