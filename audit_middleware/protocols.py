@@ -27,6 +27,16 @@ Pure but for the signature. A store calls it while it holds the log's lock, exac
 may leave the process only after the store made the batch durable.
 """
 
+
+@runtime_checkable
+class SealsAhead(Protocol):
+    """A sealer with work that needs no head, such as hashing the entries: others need not wait for it."""
+
+    def ahead(self, entries: Sequence[bytes]) -> Sealer:
+        """Returns the sealer for this very batch, the work done."""
+        ...
+
+
 Clock = Callable[[], int]
 """Nanoseconds since the epoch, UTC; may jump. Order in the log never depends on it."""
 

@@ -19,7 +19,7 @@ _EMPTY = Head()
 
 
 def make_sealer(origin: str, signers: Sequence[Signer], trusted: Iterable[Verifier] = ()) -> Sealer:
-    """Returns what turns a batch into the next head: leaf hashes, the grown tree, one signed checkpoint.
+    """Returns what turns a batch into the next head: leaf hashes (`SealsAhead`), the grown tree, one signed checkpoint.
 
     What it returned last it knows again; any other head must be signed by a key of ``signers`` or ``trusted``. Not by
     any key that the log lists: that list is kept where the head is.
@@ -27,21 +27,34 @@ def make_sealer(origin: str, signers: Sequence[Signer], trusted: Iterable[Verifi
     Raises, when it is called:
         LogDamaged: The head is not signed so, or its peaks are not those of its checkpoint. Nothing was signed.
     """
-    known = _EMPTY
-    verifiers: list[Verifier] = []
+    return _Sealer(origin, signers, trusted)
 
-    def seal(head: Head, entries: Sequence[bytes]) -> Head:
-        nonlocal known
-        if head not in (known, _EMPTY):
-            if not verifiers:
-                verifiers.extend([*(parse_vkey(format_vkey(one.name, one.public_key)) for one in signers), *trusted])
-            check_head(head, origin, verifiers)
+
+class _Sealer:
+    def __init__(self, origin: str, signers: Sequence[Signer], trusted: Iterable[Verifier]) -> None:
+        self._origin = origin
+        self._signers = signers
+        self._trusted = trusted
+        self._verifiers: list[Verifier] = []
+        self._known = _EMPTY
+
+    def __call__(self, head: Head, entries: Sequence[bytes]) -> Head:
+        return self._sealed(head, tree.leaf_hashes(entries))
+
+    def ahead(self, entries: Sequence[bytes]) -> Sealer:
         leaves = tree.leaf_hashes(entries)
-        size, peaks = tree.append(head.size, head.peaks, leaves)
-        known = Head(size, peaks, checkpoint.sign_checkpoint(origin, size, peaks, signers), tree.sums(leaves))
-        return known
+        return lambda head, _: self._sealed(head, leaves)
 
-    return seal
+    def _sealed(self, head: Head, leaves: Sequence[bytes]) -> Head:
+        if head not in (self._known, _EMPTY):
+            if not self._verifiers:
+                own = (parse_vkey(format_vkey(one.name, one.public_key)) for one in self._signers)
+                self._verifiers = [*own, *self._trusted]
+            check_head(head, self._origin, self._verifiers)
+        size, peaks = tree.append(head.size, head.peaks, leaves)
+        note = checkpoint.sign_checkpoint(self._origin, size, peaks, self._signers)
+        self._known = Head(size, peaks, note, tree.sums(leaves))
+        return self._known
 
 
 def check_head(head: Head, origin: str, verifiers: Iterable[Verifier]) -> None:

@@ -59,12 +59,13 @@ class Appender:
     def append(self, entries: Sequence[bytes], seal: Sealer) -> Head:
         """Appends a batch; the promises are those of `protocols.LogStore.append`."""
         frames.check_batch(entries)
+        seal, body = frames.sealer_for(seal, entries), frames.Body(entries)  # before anyone waits for us
         with self._exclusive():
             self._catch_up()
             before = self._tail.head
             after = seal(before, entries)
             frames.check_sealed(before, len(entries), after)
-            self._write(frames.encode_frame(before.size, entries, after), after)
+            self._write(body.frame(before.size, after), after)
             self._failures = 0
         return after
 

@@ -31,6 +31,7 @@ import msgspec
 
 from ..errors import FormatError, RecordError
 from ..model import Frame, Head
+from ..protocols import Sealer, SealsAhead
 
 MAX_ENTRY = 65_535
 """Most bytes of an entry (the length field of a tlog-tiles entry bundle has 16 bits)."""
@@ -140,23 +141,40 @@ def check_sealed(before: Head, count: int, after: Head) -> None:
         )
 
 
+class Body:
+    """The entries of a frame, joined and hashed: all of it that is known before the log's lock is held."""
+
+    def __init__(self, entries: Sequence[bytes]) -> None:
+        self.count = len(entries)
+        self._data = b"\n".join((*entries, b""))
+        self._hash = sha256(self._data)
+
+    def frame(self, first: int, head: Head) -> bytes:
+        """Returns the bytes of the frame that adds the entries, ready to be written in one piece."""
+        line = _encode_commit(Commit(first, self.count, head.size, head.peaks, head.checkpoint, head.sums))
+        return b'%b%b,"sha256":"%b"}\n' % (self._data, line[: -TRAILER + 1], self._digest(line).hex().encode())
+
+    def digest(self, commit: Commit) -> bytes:
+        """Returns the 32 bytes of the hash at the end of a frame; `FormatError` for a checkpoint that is no text."""
+        try:
+            return self._digest(_encode_commit(commit))
+        except UnicodeDecodeError as error:
+            raise FormatError("commit: the checkpoint is no text") from error
+
+    def _digest(self, line: bytes) -> bytes:
+        whole = self._hash.copy()
+        whole.update(line[: -TRAILER + 1])
+        return whole.digest()
+
+
 def encode_frame(first: int, entries: Sequence[bytes], head: Head) -> bytes:
-    """Returns the bytes of the frame that adds these entries, ready to be written in one piece."""
-    commit = Commit(first, len(entries), head.size, head.peaks, head.checkpoint, head.sums)
-    hashed = _hashed(entries, commit)
-    return b'%b,"sha256":"%b"}\n' % (hashed, sha256(hashed).hexdigest().encode())
+    """Returns the bytes of the frame that adds these entries."""
+    return Body(entries).frame(first, head)
 
 
-def frame_digest(entries: Sequence[bytes], commit: Commit) -> bytes:
-    """Returns the 32 bytes of the hash at the end of a frame; `FormatError` for a checkpoint that is no text."""
-    try:
-        return sha256(_hashed(entries, commit)).digest()
-    except UnicodeDecodeError as error:
-        raise FormatError("commit: the checkpoint is no text") from error
-
-
-def _hashed(entries: Sequence[bytes], commit: Commit) -> bytes:
-    return b"\n".join((*entries, _encode_commit(commit)[: -TRAILER + 1]))
+def sealer_for(seal: Sealer, entries: Sequence[bytes]) -> Sealer:
+    """The same sealer, having done for this batch what needs no head. To be called before the lock is asked for."""
+    return seal.ahead(entries) if isinstance(seal, SealsAhead) else seal
 
 
 def _encode_commit(commit: Commit) -> bytes:

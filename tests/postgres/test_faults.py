@@ -21,7 +21,7 @@ from tests.postgres.proxy import Harm, Proxy
 from tests.postgres.server import PATIENCE
 from tests.servers.running import until
 from tests.stores.children import fork
-from tests.stores.samples import SEAL, assert_holds, entries_of, entry, small
+from tests.stores.samples import SEAL, Overtaken, assert_holds, entries_of, entry, small
 
 
 @pytest.fixture
@@ -178,6 +178,13 @@ def test_a_terminated_backend_while_sealing(database: Database, url: str) -> Non
         assert store.append([small(1)], seal).size == 3
         assert sizes == [1, 2]
         assert entries_of(store) == [small(0), small(9), small(1)]
+        assert_holds(store)
+
+
+def test_what_needs_no_head_is_done_before_the_lock(url: str) -> None:
+    with closing(PostgresStore.open(url)) as store, closing(PostgresStore.open(url, lock_timeout=0.5)) as other:
+        store.append([small(1)], Overtaken(other))
+        assert entries_of(store) == [small(9), small(1)]
         assert_holds(store)
 
 

@@ -16,7 +16,7 @@ from audit_middleware.errors import LogBusy
 from audit_middleware.model import Head
 from audit_middleware.stores.journal import JournalStore
 from tests.stores.children import Child, finish, fork
-from tests.stores.samples import SEAL, assert_holds, entries_of, entry, new_journal, small
+from tests.stores.samples import SEAL, Overtaken, assert_holds, entries_of, entry, new_journal, small
 
 
 def _hammer(path: Path, processes: int, appends: int, lock_timeout: float | None) -> None:
@@ -178,6 +178,13 @@ def test_a_child_that_ends_does_not_free_the_parents_lock(tmp_path: Path) -> Non
     store.append([small(1)], seal)
     other.append([small(3)], SEAL)
     assert entries_of(store) == [small(0), small(1), small(3)]
+    assert_holds(store)
+
+
+def test_what_needs_no_head_is_done_before_the_lock(tmp_path: Path) -> None:
+    store = new_journal(tmp_path / "log", lock_timeout=0.1)
+    store.append([small(1)], Overtaken(store))
+    assert entries_of(store) == [small(9), small(1)]
     assert_holds(store)
 
 

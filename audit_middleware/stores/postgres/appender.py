@@ -40,7 +40,7 @@ it: the server has ended the old transaction by then."""
 
 _NAP = 0.2
 
-_Ready = tuple[ByteaArray, BinaryJson]
+_Ready = tuple[frames.Body, ByteaArray, BinaryJson]
 
 
 class Appender:
@@ -58,7 +58,8 @@ class Appender:
     def append(self, entries: Sequence[bytes], seal: Sealer) -> Head:
         """Appends a batch; the promises are those of `protocols.LogStore.append`."""
         frames.check_batch(entries)
-        ready = (bytea_array(entries), columns_of(entries))  # before anyone waits for us
+        seal = frames.sealer_for(seal, entries)
+        ready = (frames.Body(entries), bytea_array(entries), columns_of(entries))  # before anyone waits for us
         if self._process != os.getpid():
             self.after_fork()  # forked by code that does not run Python's handlers
         with self._mutex:
@@ -90,7 +91,7 @@ class Appender:
             before = self._lock()
             after = seal(before, entries)
             frames.check_sealed(before, len(entries), after)
-            values = self._values(before, entries, after, ready)
+            values = self._values(before, after, ready)
         try:
             with session.talking():
                 self._commit(values)
@@ -159,10 +160,11 @@ class Appender:
 
     # --- step 3 --------------------------------------------------------------------------------------------------
 
-    def _values(self, before: Head, entries: Sequence[bytes], after: Head, ready: _Ready) -> tuple[Any, ...]:
-        commit = Commit(before.size, len(entries), after.size, after.peaks, after.checkpoint, after.sums)
-        digest = frames.frame_digest(entries, commit)
-        return (self._log.log_id, before.size, b"".join(after.peaks), after.checkpoint, after.sums, digest, *ready)
+    def _values(self, before: Head, after: Head, ready: _Ready) -> tuple[Any, ...]:
+        body, *columns = ready
+        commit = Commit(before.size, body.count, after.size, after.peaks, after.checkpoint, after.sums)
+        peaks = b"".join(after.peaks)
+        return (self._log.log_id, before.size, peaks, after.checkpoint, after.sums, body.digest(commit), *columns)
 
     def _commit(self, values: tuple[Any, ...]) -> None:
         """One round trip. If the function refuses, the server skips the COMMIT."""

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from ...errors import ConfigError, EntriesPruned, FormatError, LogUnavailable, StoreError
 from ...model import Head
-from ..frames import MAX_FRAME, Commit, RawFrame, check_commit, frame_digest
+from ..frames import MAX_FRAME, Body, Commit, RawFrame, check_commit
 from .session import Lost, Session, no_log
 
 VERSION = 4
@@ -214,7 +214,7 @@ class Tables:
         commit = row.commit
         try:
             check_commit(commit)
-            digest = frame_digest(entries, commit)
+            digest = Body(entries).digest(commit)
         except FormatError as error:
             return RawFrame(where, entries, None, str(error))
         if digest != row.sha256:
