@@ -472,7 +472,7 @@ def write_key(folder: Path, signers: Any) -> Path:
     from audit_middleware.signing import write_key_file
 
     path = folder / "old.key"
-    seed = signers[0]._key.private_bytes_raw()
+    seed = signers[0]._key[:32]
     write_key_file(path, format_signer_key(ORIGIN, seed))
     return path
 
