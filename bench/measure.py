@@ -201,12 +201,19 @@ def _version(name: str) -> str | None:
 
 
 def _source() -> str:
-    """The commit, with ``+`` where files differ from it."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    """The commit, with ``+`` where files differ from it, other than the results that are being written."""
+    root = RESULTS.parent.parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return _git(root, "rev-parse", "--short", "HEAD") + ("+" if _git(root, *_CHANGES) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+_CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bench/results")
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 # --- the command line --------------------------------------------------------------------------------------------
