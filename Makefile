@@ -62,7 +62,7 @@ $(BENCH)/.installed: pyproject.toml constraints.txt bench/requirements.txt
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[example]' --requirement bench/requirements.txt
 	@touch $@
 
-bench: $(BENCH)/.installed ## measure everything beside the peers (70 minutes at most, wants a quiet machine, wrk and 40 GB of disk)
+bench: $(BENCH)/.installed ## measure everything beside the peers (72 minutes at most, wants a quiet machine, wrk and 40 GB of disk)
 	@$(BENCH)/bin/python -m bench $(BENCH_FLAGS)
 
 bench-check: $(STAMP) ## fail where a ratio fell below its bound (under two minutes)

@@ -21,8 +21,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ORDER = (
-    "added_time", "throughput", "steps", "decisions", "appends", "verify", "queries", "growth", "memory", "startup",
-    "sealing",
+    "added_time", "throughput", "steps", "decisions", "appends", "busy", "verify", "queries", "growth", "memory",
+    "startup", "sealing",
 )  # fmt: skip
 PLOTTED = (
     "FastAPI, 60 routes: time", "FastAPI, 600 routes: time", "uvicorn, 60 routes, 16 connections: throughput",
