@@ -35,13 +35,14 @@ def test_every_module_imports_without_the_peers(name: str) -> None:
 
 
 def test_what_was_disturbed_is_measured_again_whatever_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    stolen = iter([0.0, 9e9, 0.0, 5e9, 0.0, 7e9, *[0.0] * 100])  # before and after each attempt
+    # Before and after each attempt; far apart, as each is divided by the time that it took.
+    stolen = iter([0.0, 9e15, 0.0, 5e6, 0.0, 9e15, *[0.0] * 100])
     monkeypatch.setattr("bench.measure.stolen_s", lambda: next(stolen))
     values = iter(range(100))
     undisturbed = Undisturbed(planned=6)
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 1}, "the least disturbed one of three"
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 3}
-    stolen = iter([0.0, 9e9, 0.0, 8e9, 0.0, 7e9])
+    stolen = iter([0.0, 9e15, 0.0, 5e6, 0.0, 5e6])
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 5}, "three may be, and this was one"
     assert undisturbed.run(lambda: {"time": next(values)}) == {"time": 6}, "so this one was not"
 
