@@ -317,10 +317,10 @@ class ActionIds:
         for value in values if seen else ():
             place, bits = value & last, 1 << (value >> 21 & 31) | 1 << (value >> 26 & 31)
             taken = seen[place]
-            if taken & bits == bits:
-                suspects.append(value)
-            else:
+            if taken & bits != bits:
                 seen[place] = taken | bits
+            elif value:
+                suspects.append(value)
 
     def repeated(self) -> dict[int, int]:
         """Returns, for each entry whose id stands in the log before it, the index of the first with that id.
@@ -328,7 +328,7 @@ class ActionIds:
         Called once, when all were seen: the bit map is let go, as what is made of the suspects takes room in its turn.
         """
         self._map = array("I")
-        suspects = {*self._suspects} - {0}
+        suspects = {*self._suspects}
         unseen, again = {*suspects}, set[int]()
         for value in self._ids if suspects else ():
             if value in unseen:

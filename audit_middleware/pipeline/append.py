@@ -225,8 +225,8 @@ class Writer(Committer):
         if thread is not None:
             self._bell.put(None)
             thread.join(timeout_s)
+        left = self.backlog
         queued = [one.waiter for one in list(self._queue) if type(one) is Awaited]
-        left = len(self._batch) + len(queued)
         waiters = [*self._batch.waiters, *queued, *list(self._rooms)]
         refuse(waiters, LogUnavailable("the writer was closed before the record was written"))
         return left

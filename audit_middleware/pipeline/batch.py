@@ -26,8 +26,8 @@ LONGEST = 1024
 
 SLICE = 64
 """So many records are made before event loops get a turn: about a millisecond that the interpreter is ours. Each turn
-costs two changes of threads, whose caches are cold then: with slices of 16 a request took 17 us more of the processor,
-and the slowest ones were no quicker."""
+costs two changes of threads, whose caches are cold then: with slices of 16 a request took some 4 to 7 us more of the
+processor, and the slowest ones were no quicker."""
 
 Encode = Callable[[Any, int, int], bytes]
 """``encode(item, sequence, recorded_at_ns)`` returns the entry. Called in the writer's thread."""

@@ -151,19 +151,19 @@ class Body:
 
     def frame(self, first: int, head: Head) -> bytes:
         """Returns the bytes of the frame that adds the entries, ready to be written in one piece."""
-        line = _encode_commit(Commit(first, self.count, head.size, head.peaks, head.checkpoint, head.sums))
-        return b'%b%b,"sha256":"%b"}\n' % (self._data, line[: -TRAILER + 1], self._digest(line).hex().encode())
+        line = _hashed_line(Commit(first, self.count, head.size, head.peaks, head.checkpoint, head.sums))
+        return b'%b%b,"sha256":"%b"}\n' % (self._data, line, self._digest(line).hex().encode())
 
     def digest(self, commit: Commit) -> bytes:
         """Returns the 32 bytes of the hash at the end of a frame; `FormatError` for a checkpoint that is no text."""
         try:
-            return self._digest(_encode_commit(commit))
+            return self._digest(_hashed_line(commit))
         except UnicodeDecodeError as error:
             raise FormatError("commit: the checkpoint is no text") from error
 
     def _digest(self, line: bytes) -> bytes:
         whole = self._hash.copy()
-        whole.update(line[: -TRAILER + 1])
+        whole.update(line)
         return whole.digest()
 
 
@@ -175,6 +175,11 @@ def encode_frame(first: int, entries: Sequence[bytes], head: Head) -> bytes:
 def sealer_for(seal: Sealer, entries: Sequence[bytes]) -> Sealer:
     """The same sealer, having done for this batch what needs no head. To be called before the lock is asked for."""
     return seal.ahead(entries) if isinstance(seal, SealsAhead) else seal
+
+
+def _hashed_line(commit: Commit) -> bytes:
+    """Returns what a frame's hash covers of its commit line."""
+    return _encode_commit(commit)[: -TRAILER + 1]
 
 
 def _encode_commit(commit: Commit) -> bytes:

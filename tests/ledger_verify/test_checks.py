@@ -199,6 +199,13 @@ def test_ids_that_only_look_alike_in_the_bit_map() -> None:
     assert ids.repeated() == {3: 1}
 
 
+def test_entries_without_an_id_take_no_room_as_suspects() -> None:
+    ids = ActionIds()
+    ids.add(0, [_facts(1), *[None] * 100])
+    assert not ids._suspects
+    assert ids.repeated() == {}
+
+
 def test_repetitions_among_random_ids_are_found_exactly() -> None:
     """So many that hundreds find their bits taken by others."""
     draw = random.Random(7)

@@ -701,6 +701,18 @@ def test_close_says_what_was_left(make: Callable[..., Writer], store: Faulty) ->
     store.hold.set()
 
 
+def test_close_counts_records_that_nobody_waits_for(make: Callable[..., Writer], store: Faulty) -> None:
+    """Those of the commit that hangs, and those behind it."""
+    writer = make()
+    store.hold.clear()
+    writer.submit({})
+    assert store.entered.wait(20)
+    for _ in range(5):
+        writer.submit({})
+    assert writer.close(0.05) == 6
+    store.hold.set()
+
+
 def test_closing_while_the_store_fails_gives_up_in_time(make: Callable[..., Writer], store: Faulty) -> None:
     writer = make()
     store.before += [LogUnavailable("disk")] * 1000
